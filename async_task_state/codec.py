@@ -1,0 +1,111 @@
+"""Values to JSON text and back, keys checked: the one place that says what may be saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from async_task_state.errors import InvalidKeyError, InvalidValueError, ValueTooLargeError
+
+__all__ = ["MAX_KEY_CHARS", "RESERVED_PREFIX", "check_key", "decode", "encode"]
+
+MAX_KEY_CHARS = 512
+RESERVED_PREFIX = "__ats:"
+
+# ASCII output keeps NUL and lone surrogates escaped, which databases would refuse, and makes length in characters
+# the length in bytes.
+_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+decode = json.loads
+
+
+def check_key(key: object, what: str = "key") -> None:
+    """Refuse what cannot be a key.
+
+    Raises:
+        InvalidKeyError: `key` is not a string, is empty, is longer than 512 characters, cannot be encoded as
+            UTF-8, holds a NUL, or starts with the prefix that work sets keep for themselves.
+    """
+    if not isinstance(key, str):
+        raise InvalidKeyError(f"a {what} must be a string, not {type(key).__name__}: {key!r}")
+    if not key:
+        raise InvalidKeyError(f"a {what} must not be empty")
+    if len(key) > MAX_KEY_CHARS:
+        raise InvalidKeyError(
+            f"a {what} has at most {MAX_KEY_CHARS} characters, this one {len(key)}: {key[:40]!r}..."
+        )
+    if key.startswith(RESERVED_PREFIX):
+        raise InvalidKeyError(f"a {what} must not start with {RESERVED_PREFIX!r}, which is reserved: {key!r}")
+    if "\0" in key or not _is_utf8(key):
+        raise InvalidKeyError(f"a {what} must be text that UTF-8 can encode, without NUL: {key!r}")
+
+
+def encode(key: str, value: Any, max_bytes: int) -> str:
+    """The JSON of a value, as it is at this moment.
+
+    Tuples become arrays, so they come back as lists; everything else comes back equal.
+
+    Args:
+        key: Whose value it is, for the message.
+        value: Any JSON value but None at the top.
+        max_bytes: The longest JSON allowed.
+
+    Raises:
+        InvalidValueError: The value is None, or holds at any depth NaN, Infinity, a mapping key that is not a
+            string, or anything that is not JSON.
+        ValueTooLargeError: Its JSON is longer than `max_bytes`.
+    """
+    kind = type(value)
+    if kind is int:
+        try:
+            text = repr(value)
+        except ValueError as error:
+            raise InvalidValueError(f"the value of {key!r} cannot be written: {error}") from None
+    elif kind is str:
+        text = encode_basestring_ascii(value)
+    elif value is None:
+        raise InvalidValueError(f"the value of {key!r} is None: use delete({key!r}) to remove a key")
+    else:
+        try:
+            _check_value(key, value, "")
+            text = _encode_json(value)
+        except RecursionError:
+            raise InvalidValueError(f"the value of {key!r} is nested too deeply, or holds itself") from None
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(f"the value of {key!r} is not JSON: {error}") from None
+    if len(text) > max_bytes:
+        raise ValueTooLargeError(
+            f"the value of {key!r} is {len(text):,} bytes of JSON; [async_task_state] max_value_bytes allows {max_bytes:,}"
+        )
+    return text
+
+
+def _check_value(key: str, value: Any, path: str) -> None:
+    """Refuse what `json` would refuse without saying where, or would change without a word."""
+    if value is None or isinstance(value, (str, int)):
+        return
+    where = f"{key!r} at {path}" if path else repr(key)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValueError(f"the value of {where} is {value!r}, which JSON does not have")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise InvalidValueError(
+                    f"the value of {where} has a key that is not a string but {type(name).__name__}: {name!r}"
+                )
+            _check_value(key, item, f"{path}.{name}" if path else name)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check_value(key, item, f"{path}[{index}]")
+    else:
+        raise InvalidValueError(f"the value of {where} is a {type(value).__name__}, which is not JSON")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

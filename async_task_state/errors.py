@@ -1,0 +1,115 @@
+"""What can go wrong, one class a cause, all under `AsyncTaskStateError`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from async_task_state.work import WorkSummary
+
+__all__ = [
+    "AsyncTaskStateError",
+    "InvalidArgumentError",
+    "InvalidItemError",
+    "InvalidKeyError",
+    "InvalidValueError",
+    "NoScopeError",
+    "ProcessorError",
+    "ReadOnlyStateError",
+    "SettingsError",
+    "SourceError",
+    "StaleAttemptError",
+    "StaleWriterError",
+    "StateNotOpenError",
+    "StoreError",
+    "StoreUnavailableError",
+    "ValueTooLargeError",
+    "WorkFailedError",
+]
+
+
+class AsyncTaskStateError(Exception):
+    """The root of every error this library raises."""
+
+
+class InvalidArgumentError(AsyncTaskStateError, ValueError):
+    """An argument is out of its range or of the wrong type; the message names both."""
+
+
+class InvalidItemError(AsyncTaskStateError, TypeError):
+    """A work item has no stable string key, so it could not be recognised by a later attempt."""
+
+
+class InvalidKeyError(AsyncTaskStateError, ValueError):
+    """A key is empty, too long, reserved, or not a string."""
+
+
+class InvalidValueError(AsyncTaskStateError, ValueError):
+    """A value is not JSON; the message names its type and its path within the value."""
+
+
+class ValueTooLargeError(InvalidValueError):
+    """A value's JSON is longer than `max_value_bytes` allows."""
+
+
+class NoScopeError(AsyncTaskStateError, RuntimeError):
+    """No scope was given and no running task was found to take it from."""
+
+
+class ProcessorError(AsyncTaskStateError):
+    """A processor's dotted path cannot be imported, or what it names cannot be called."""
+
+
+class ReadOnlyStateError(AsyncTaskStateError, RuntimeError):
+    """A state opened with `read_only=True` was asked to change something."""
+
+
+class SettingsError(AsyncTaskStateError, ValueError):
+    """A setting is unknown, malformed, or unfit for this deployment; the message names the option."""
+
+
+class SourceError(AsyncTaskStateError):
+    """A source of files does not exist or holds no file, and files were required."""
+
+
+class StaleWriterError(AsyncTaskStateError):
+    """Another holder has taken this scope's lease since; nothing of this one is written any more.
+
+    Raised by the first call after the lease was found lost and by every call after that.
+    """
+
+
+class StaleAttemptError(StaleWriterError):
+    """A later attempt of the same task has already opened this scope, so this one may not."""
+
+
+class StateNotOpenError(AsyncTaskStateError, RuntimeError):
+    """A state was used before `async with` entered it, after it was left, or in a forked child."""
+
+
+class StoreError(AsyncTaskStateError):
+    """The store cannot serve: not a database of ours, corrupt, not accessible, or of a newer schema."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer at present; waiting may help.
+
+    From a call on a state it means that the store has been away for `outage_timeout`; the message
+    names what is not saved. The changes stay in memory and saving them is still being retried.
+    """
+
+
+class WorkFailedError(AsyncTaskStateError):
+    """An item failed for good while `on_error="raise"`; the item's own error is the `__cause__`.
+
+    Attributes:
+        summary: What was done, skipped and failed until then.
+    """
+
+    def __init__(self, message: str, summary: WorkSummary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+    def __reduce__(self) -> tuple[type[WorkFailedError], tuple[str, WorkSummary]]:
+        """Keep the summary when the error crosses a process boundary."""
+        return type(self), (str(self), self.summary)

@@ -1,0 +1,328 @@
+"""What one holder has recorded and the store does not have yet."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from anyio.lowlevel import current_token
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.errors import StaleWriterError
+from async_task_state.stores import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from async_task_state.stores import Change, Lease
+    from async_task_state.writer import Writer
+
+__all__ = ["Flight", "Pending", "Stats", "Waiter"]
+
+MAX_ROWS: Final = 1000
+MAX_BYTES: Final = 1024 * 1024
+CAP_BYTES: Final = 8 * MAX_BYTES
+FLUSH_AT: Final = 0.75
+"""The part of `max_delay` after which a flush starts; the rest is for the commit itself."""
+NAMED_KEYS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a state has cost since it was opened.
+
+    Attributes:
+        recorded: Calls that changed something.
+        coalesced: Those of them that cost no commit, for a later one was saved with them.
+        commits: Transactions that saved changes of this state.
+        bytes: JSON bytes saved.
+        last_lag: Seconds from the oldest change of the last commit to its being durable.
+    """
+
+    recorded: int = 0
+    coalesced: int = 0
+    commits: int = 0
+    bytes: int = 0
+    last_lag: float = 0.0
+
+
+class Waiter:
+    """A caller, on whatever event loop, that waits for the writer's thread."""
+
+    __slots__ = ("_event", "abandoned", "error", "loop", "result")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.loop: Any = current_token().native_token
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.abandoned = False
+
+    def wake(self) -> None:
+        """Let the caller go on; only on its own loop."""
+        self._event.set()
+
+    async def wait(self) -> Any:
+        """What the writer answers, returned or raised."""
+        try:
+            await self._event.wait()
+        except BaseException:
+            self.abandoned = True
+            raise
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch on its way to the store, and what is needed to put it back or to settle it."""
+
+    pending: Pending
+    batch: Batch
+    waiters: list[Waiter]
+    calls: int
+    bytes: int
+    since: float
+
+
+class Pending:
+    """The changes of one lease, the newest of each key only, until the writer takes them.
+
+    Any thread may record; `lock` is held for moments and never across an await. `values` is the scope as its holder
+    sees it: what was acquired, with everything recorded since.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_batch_bytes",
+        "_bytes",
+        "_calls",
+        "_changes",
+        "_cleared",
+        "_coalesced",
+        "_commits",
+        "_due_after",
+        "_flight",
+        "_lag",
+        "_producers",
+        "_queued",
+        "_recorded",
+        "_since",
+        "_waiters",
+        "_writer",
+        "due",
+        "error",
+        "lease",
+        "lock",
+        "values",
+    )  # fmt: skip
+
+    def __init__(self, writer: Writer, lease: Lease, values: dict[str, str], max_delay: float) -> None:
+        self.lock = threading.Lock()
+        self.lease = lease
+        self.values = values
+        self.error: Exception | None = None
+        self.due = 0.0
+        self._writer = writer
+        self._due_after = max_delay * FLUSH_AT
+        self._changes: dict[str, Change] = {}
+        self._producers: dict[str, Callable[[], str]] = {}
+        self._cleared = False
+        self._calls = 0
+        self._batch_bytes = 0
+        self._since = 0.0
+        self._queued = False
+        self._recorded = self._coalesced = self._commits = self._bytes = 0
+        self._lag = 0.0
+        self._flight: Flight | None = None
+        self._waiters: list[Waiter] = []
+
+    @property
+    def stats(self) -> Stats:
+        """The counters as they stand."""
+        return Stats(self._recorded, self._coalesced, self._commits, self._bytes, self._lag)
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether nothing recorded here can be saved any more."""
+        return self.error is not None or self._writer.gone
+
+    def check(self) -> None:
+        """Raise what keeps this holder from writing, if anything does."""
+        if self.error is not None:
+            raise type(self.error)(*self.error.args)
+        if self._writer.trouble is not None:
+            raise self._writer.trouble(self)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is pending that callers should wait for a flush before they add more."""
+        return self._batch_bytes > CAP_BYTES
+
+    def record(self, changes: Mapping[str, Change]) -> None:
+        """Add one call's changes."""
+        if self.error is not None or self._writer.trouble is not None:
+            self.check()
+        with self.lock:
+            self.add(changes)
+
+    def add(self, changes: Mapping[str, Change]) -> None:
+        """The same for a caller that holds the lock and has called `check`."""
+        pending, values = self._changes, self.values
+        for key, change in changes.items():
+            replaced = pending.get(key)
+            if replaced is not None and replaced[0] is not None:
+                self._batch_bytes -= len(replaced[0])
+            pending[key] = change
+            text = change[0]
+            if text is None:
+                values.pop(key, None)
+            else:
+                values[key] = text
+                self._batch_bytes += len(text)
+        self._calls += 1
+        self._recorded += 1
+        if not self._queued:
+            self._enqueue(self._due_after)
+        elif len(pending) >= MAX_ROWS or self._batch_bytes >= MAX_BYTES:
+            self._writer.hurry()
+
+    def produce(self, key: str, producer: Callable[[], str]) -> None:
+        """Let `producer` give the value of `key` when the batch leaves; the caller holds the lock."""
+        self._producers[key] = producer
+
+    def settle_producer(self, key: str) -> None:
+        """Forget a producer whose value has become final; the caller holds the lock."""
+        self._producers.pop(key, None)
+
+    def clear(self) -> None:
+        """Delete every key; the caller holds the lock."""
+        self._changes.clear()
+        self._producers.clear()
+        self._batch_bytes = 0
+        self.values.clear()
+        self._cleared = True
+        self.add({})
+
+    async def flush(self) -> None:
+        """Return when everything recorded so far is durable, or raise why it is not."""
+        self.check()
+        with self.lock:
+            if self._queued:
+                waiter = self._ask()
+            elif self._flight is not None:
+                waiter = Waiter()
+                self._flight.waiters.append(waiter)
+            else:
+                return
+        await waiter.wait()
+
+    async def confirm(self) -> None:
+        """Flush, and ask the store whether the lease still counts even where nothing was recorded.
+
+        Raises:
+            StaleWriterError: It does not.
+        """
+        self.check()
+        with self.lock:
+            waiter = self._ask()
+        await waiter.wait()
+
+    def take(self) -> Flight:
+        """Swap everything pending out, for the writer to commit."""
+        with self.lock:
+            for key, producer in self._producers.items():
+                self._changes[key] = (producer(), None)
+                self._batch_bytes += len(self._changes[key][0] or "")
+            batch = Batch(self.lease, self._changes, self._cleared)
+            flight = Flight(self, batch, self._waiters, self._calls, self._batch_bytes, self._since)
+            self._changes, self._producers, self._waiters = {}, {}, []
+            self._cleared, self._queued, self._calls, self._batch_bytes = False, False, 0, 0
+            self._flight = flight
+            return flight
+
+    def put_back(self) -> None:
+        """Merge a batch that may not have been saved under what is newer."""
+        with self.lock:
+            flight, self._flight = self._flight, None
+            if flight is None:
+                return
+            if not self._cleared:
+                self._cleared = flight.batch.cleared
+                for key, change in flight.batch.changes.items():
+                    if key not in self._changes and key not in self._producers:
+                        self._changes[key] = change
+                        self._batch_bytes += len(change[0] or "")
+            self._calls += flight.calls
+            self._waiters = flight.waiters + self._waiters
+            if not self._queued:
+                self._enqueue(0)
+            self._since = flight.since
+
+    def settle(self, *, fenced: bool) -> list[Waiter]:
+        """Account for a batch that was saved or refused; the waiters to wake."""
+        with self.lock:
+            flight, self._flight = self._flight, None
+            if flight is None:
+                return []
+            if fenced:
+                self.error = self.stale()
+                self._changes.clear()
+                self._producers.clear()
+                for waiter in flight.waiters:
+                    waiter.error = self.stale()
+            elif flight.calls:
+                self._coalesced += flight.calls - 1
+                self._commits += 1
+                self._bytes += flight.bytes
+                self._lag = time.monotonic() - flight.since
+            return flight.waiters
+
+    def fail_waiters(self, error: Callable[[Pending], Exception]) -> list[Waiter]:
+        """Give up on everybody who waits; the changes stay. The waiters to wake."""
+        with self.lock:
+            waiters, self._waiters = self._waiters, []
+            if self._flight is not None:
+                waiters += self._flight.waiters
+                self._flight.waiters = []
+        for waiter in waiters:
+            waiter.error = error(self)
+        return waiters
+
+    def unsaved(self) -> str:
+        """Which keys the store does not have, for a message."""
+        changes = {**(self._flight.batch.changes if self._flight else {}), **self._changes, **self._producers}
+        keys = [key for key in changes if not key.startswith(RESERVED_PREFIX)]
+        named = [repr(key) for key in keys[:NAMED_KEYS]]
+        if len(keys) > NAMED_KEYS:
+            named.append(f"{len(keys) - NAMED_KEYS} more keys")
+        if len(keys) < len(changes):
+            named.append("work progress")
+        return f"{self.lease.scope}: {', '.join(named) or 'nothing'}"
+
+    def stale(self) -> StaleWriterError:
+        """What a holder hears whose lease was taken."""
+        lease = self.lease
+        return StaleWriterError(
+            f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder:"
+            " another one has opened or cleared this state since, and nothing more of this one is saved"
+        )
+
+    def _enqueue(self, delay: float) -> None:
+        self._queued = True
+        self._since = time.monotonic()
+        self.due = self._since + delay
+        self._writer.enqueue(self)
+
+    def _ask(self) -> Waiter:
+        waiter = Waiter()
+        self._waiters.append(waiter)
+        if self._queued:
+            self._writer.hurry()
+        else:
+            self._enqueue(0)
+        return waiter

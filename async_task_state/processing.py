@@ -1,0 +1,163 @@
+"""Running a function over what is left of a collection: bounded, each item recorded when it is done."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import anyio
+import anyio.to_thread
+
+from async_task_state.errors import (
+    InvalidArgumentError,
+    StaleWriterError,
+    StateNotOpenError,
+    StoreUnavailableError,
+    WorkFailedError,
+)
+from async_task_state.work import SHOWN_FAILURES, Failure, WorkSummary, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from async_task_state.work import WorkSet
+
+__all__ = ["Run"]
+
+Take: TypeAlias = "Callable[[], Awaitable[Any]]"
+Call: TypeAlias = "Callable[[Any], Awaitable[Any]]"
+
+_END: Final = object()
+_STATE_LOST: Final = (StaleWriterError, StateNotOpenError, StoreUnavailableError)
+"""What an item's call may raise that says nothing about the item."""
+
+
+class Run:
+    """One call of `WorkSet.process`, whose arguments it takes."""
+
+    def __init__(
+        self,
+        work: WorkSet,
+        fn: Callable[[Any], Any],
+        key: Callable[[Any], str],
+        concurrency: int,
+        max_attempts: int,
+        on_error: str,
+        record: Callable[[Any, Any], Mapping[str, Any]] | None,
+    ) -> None:
+        for name, number in (("concurrency", concurrency), ("max_attempts", max_attempts)):
+            if type(number) is not int or number < 1:
+                raise InvalidArgumentError(f"{name} must be an integer of at least 1, not {number!r}")
+        if on_error not in ("raise", "collect"):
+            raise InvalidArgumentError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
+        if not callable(fn):
+            raise InvalidArgumentError(f"fn must be a function, not {type(fn).__name__}")
+        self._work = work
+        self._key = key
+        self._concurrency = concurrency
+        self._max_attempts = max_attempts
+        self._on_error = on_error
+        self._record = record
+        self._fn = fn
+        self._begun: set[bytes] = set()
+        self._done = self._skipped = self._failed = 0
+        self._failures: list[Failure] = []
+        self._fatal: Exception | None = None
+
+    async def over(self, items: Iterable[Any] | AsyncIterable[Any]) -> WorkSummary:
+        """Process the items; raise what ended the run early, if anything did."""
+        started = time.monotonic()
+        self._work._state._writable().check()
+        take, call = taker(items), self._caller()
+        async with anyio.create_task_group() as group:
+            for _ in range(self._concurrency):
+                group.start_soon(self._worker, take, call, group.cancel_scope)
+        summary = WorkSummary(
+            self._done, self._skipped, self._failed, tuple(self._failures), time.monotonic() - started
+        )
+        if isinstance(self._fatal, _ItemFailed):
+            raise WorkFailedError(str(self._fatal), summary) from self._fatal.__cause__
+        if self._fatal is not None:
+            raise self._fatal
+        return summary
+
+    async def _worker(self, take: Take, call: Call, scope: anyio.CancelScope) -> None:
+        try:
+            while (item := await take()) is not _END:
+                await self._one(item, call)
+        except Exception as error:  # noqa: BLE001 - raised once all workers have ended, alone and not in a group
+            if self._fatal is None:
+                self._fatal = error
+            scope.cancel()
+
+    async def _one(self, item: Any, call: Call) -> None:
+        work = self._work
+        digest = digest_of(item, self._key)
+        if digest in work._done or digest in self._begun:
+            self._skipped += 1
+            await work._state._pace(work._state._writable())
+            return
+        self._begun.add(digest)
+        error: Exception | None = None
+        while not work._given_up(digest, self._max_attempts):
+            try:
+                result = await call(item)
+            except _STATE_LOST:
+                raise
+            except Exception as raised:  # noqa: BLE001 - recorded with the item
+                error = raised
+                await work._record_failed(digest, self._key(item), raised)
+            else:
+                await work._record_done(digest, {} if self._record is None else self._record(item, result))
+                self._begun.discard(digest)
+                self._done += 1
+                return
+        failure = work._failures[digest]
+        self._failed += 1
+        if len(self._failures) < SHOWN_FAILURES:
+            self._failures.append(failure)
+        if self._on_error == "raise":
+            raise _ItemFailed(f"{failure.item!r} failed: {failure.error}") from error
+
+    def _caller(self) -> Call:
+        """`fn` as an async function: a plain one runs in a worker thread, and what it returns may be awaitable."""
+        fn = self._fn
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
+            return fn
+        limiter = anyio.CapacityLimiter(self._concurrency)
+
+        async def call(item: Any) -> Any:
+            result = await anyio.to_thread.run_sync(fn, item, limiter=limiter)
+            return await result if inspect.isawaitable(result) else result
+
+        return call
+
+
+class _ItemFailed(Exception):  # noqa: N818 - never seen outside
+    """An item failed for good; carries the message until the summary is complete."""
+
+
+def taker(items: Iterable[Any] | AsyncIterable[Any]) -> Take:
+    """An async function that gives the next item, or `_END`; many workers may call it at once."""
+    if isinstance(items, (str, bytes)):
+        raise InvalidArgumentError(f"items must be an iterable of items, not one {type(items).__name__}")
+    if isinstance(items, AsyncIterable):
+        source = aiter(items)
+        one_at_a_time = anyio.Lock()
+
+        async def take_awaited() -> Any:
+            async with one_at_a_time:
+                return await anext(source, _END)
+
+        return take_awaited
+    try:
+        iterator = iter(items)
+    except TypeError:
+        raise InvalidArgumentError(f"items must be an iterable, not {type(items).__name__}") from None
+
+    async def take() -> Any:
+        return next(iterator, _END)
+
+    return take

@@ -1,0 +1,93 @@
+"""Whose state it is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from async_task_state.errors import InvalidArgumentError
+
+__all__ = ["TaskScope", "running_task"]
+
+NO_REGION = UUID(int=0)
+MAX_ID_CHARS = 250
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScope:
+    """One task instance over all its attempts: retries, deferrals and clears share it.
+
+    Args:
+        dag_id: The DAG.
+        run_id: The DAG run.
+        task_id: The task.
+        map_index: The index of a mapped task, -1 for one that is not mapped.
+        region_id: The loop region that Airflow 3.4 puts a task in; None outside one.
+
+    Raises:
+        InvalidArgumentError: An id is not a string, empty, or longer than Airflow allows (250
+            characters); a map index is not an integer of at least -1.
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    region_id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dag_id", "run_id", "task_id"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
+                raise InvalidArgumentError(
+                    f"{name} must be a string of 1 to {MAX_ID_CHARS} characters, not {value!r}"
+                )
+        if type(self.map_index) is not int or self.map_index < -1:
+            raise InvalidArgumentError(f"map_index must be an integer of at least -1, not {self.map_index!r}")
+        if self.region_id is not None and not isinstance(self.region_id, UUID):
+            raise InvalidArgumentError(f"region_id must be a UUID or None, not {self.region_id!r}")
+
+    def __str__(self) -> str:
+        index = "" if self.map_index == -1 else f"[{self.map_index}]"
+        region = "" if self.region_id is None else f"@{self.region_id}"
+        return f"{self.dag_id}/{self.run_id}/{self.task_id}{index}{region}"
+
+    @classmethod
+    def from_airflow(cls, source: Any) -> TaskScope:
+        """The scope of anything of Airflow's that carries a task instance's ids.
+
+        Args:
+            source: A task instance (`context["ti"]`, a trigger's `task_instance`) or Airflow's own
+                `TaskScope`.
+
+        Raises:
+            InvalidArgumentError: `source` has no `dag_id`, `run_id` or `task_id`.
+        """
+        try:
+            dag_id, run_id, task_id = source.dag_id, source.run_id, source.task_id
+        except AttributeError as error:
+            raise InvalidArgumentError(f"a {type(source).__name__} names no task instance: {error}") from None
+        map_index = getattr(source, "map_index", -1)
+        region = getattr(source, "region_id", None)
+        return cls(
+            dag_id,
+            run_id,
+            task_id,
+            -1 if map_index is None else map_index,
+            None if region is None or region == NO_REGION else region,
+        )
+
+
+def running_task() -> tuple[TaskScope, int] | None:
+    """The scope and attempt of the Airflow task that this process is running, if it is running one."""
+    # A running task has imported airflow.sdk long before; a process that has not is not worth a second of import.
+    sdk = sys.modules.get("airflow.sdk")
+    if sdk is None:
+        return None
+    try:
+        ti = sdk.get_current_context()["ti"]
+    except RuntimeError:
+        return None
+    return TaskScope.from_airflow(ti), ti.try_number

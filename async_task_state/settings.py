@@ -1,0 +1,153 @@
+"""The settings, their defaults, and where they come from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Final
+
+from async_task_state.errors import InvalidArgumentError, SettingsError
+
+__all__ = [
+    "NEVER_EXPIRE",
+    "SECTION",
+    "Settings",
+    "check_executor",
+    "is_number",
+    "load_settings",
+    "retention_seconds",
+]
+
+SECTION: Final = "async_task_state"
+
+LOCAL_EXECUTORS: Final = frozenset(
+    {"LocalExecutor", "SequentialExecutor", "DebugExecutor", "InProcessExecutor"}
+)
+
+NEVER_EXPIRE: Final = timedelta.max
+"""A retention that never ends; the very object that Airflow calls `NEVER_EXPIRE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How state is kept, as Airflow's config section `[async_task_state]` says it.
+
+    Args:
+        dsn: Where: `sqlite:///path`, or `memory:` for tests. Kept out of the repr, for it may hold a password.
+        max_delay: Seconds until a checkpoint is durable, at most, while the store is reachable.
+        outage_timeout: Seconds the store may be away before calls raise `StoreUnavailableError`.
+        exit_timeout: Seconds that leaving a state, or the process, may take to save what is pending.
+        max_value_bytes: The longest JSON of one value, in bytes.
+        default_retention_days: Days after its last write that a key is kept; 0 keeps it for ever.
+
+    Raises:
+        SettingsError: A value is of the wrong type or out of range.
+    """
+
+    dsn: str
+    max_delay: float = 1.0
+    outage_timeout: float = 60.0
+    exit_timeout: float = 5.0
+    max_value_bytes: int = 1024 * 1024
+    default_retention_days: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes"):
+            value = getattr(self, name)
+            if not is_number(value) or value <= 0:
+                raise SettingsError(f"[{SECTION}] {name} must be a number above 0, not {value!r}")
+        days = self.default_retention_days
+        if not is_number(days) or days < 0:
+            raise SettingsError(
+                f"[{SECTION}] default_retention_days must be a number of at least 0, not {days!r}"
+            )
+
+    def __repr__(self) -> str:
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name != "dsn")
+        return f"Settings({', '.join(shown)})"
+
+    @property
+    def default_retention(self) -> float | None:
+        """Seconds that a key is kept after its last write; None is for ever."""
+        return self.default_retention_days * 86400 or None
+
+
+DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(Settings) if f.name != "dsn"}
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process: Airflow's config, environment variables and secrets included.
+
+    Read once; `load_settings.cache_clear()` makes the next call read again.
+
+    Raises:
+        SettingsError: An option is not of its type or out of range.
+    """
+    from airflow.configuration import AIRFLOW_HOME, conf  # noqa: PLC0415 - takes a second, so only when asked
+
+    values: dict[str, Any] = {}
+    for name, default in DEFAULTS.items():
+        text = conf.get(SECTION, name, fallback=str(default))
+        try:
+            values[name] = type(default)(text)
+        except ValueError:
+            raise SettingsError(f"[{SECTION}] {name} must be a number, not {text!r}") from None
+    dsn = conf.get(SECTION, "dsn", fallback="") or f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
+    return Settings(dsn=dsn, **values)
+
+
+def retention_seconds(retention: timedelta | None, default: float | None) -> float | None:
+    """Seconds to keep a key; None is for ever.
+
+    Raises:
+        InvalidArgumentError: `retention` is neither None nor a `timedelta` above 0.
+    """
+    if retention is None:
+        return default
+    if not isinstance(retention, timedelta) or retention <= timedelta(0):
+        raise InvalidArgumentError(
+            f"retention must be a timedelta above 0, NEVER_EXPIRE or None, not {retention!r}"
+        )
+    return None if retention == NEVER_EXPIRE else retention.total_seconds()
+
+
+@cache
+def check_executor(dsn: str) -> None:
+    """Refuse a store that is a file on this machine where the executor runs tasks on other machines.
+
+    Raises:
+        SettingsError: The state would be written on one machine and looked for on another.
+    """
+    if not dsn.startswith("sqlite:") or dsn.endswith("?single_machine=true"):
+        return
+    from airflow.configuration import conf  # noqa: PLC0415 - takes a second, so only when asked
+
+    remote = [name for name in _executor_names(conf.get("core", "executor")) if not _is_local_executor(name)]
+    if remote:
+        raise SettingsError(
+            f"{', '.join(remote)} runs tasks on other machines, and SQLite keeps state on one: set [async_task_state]"
+            " dsn to a database that all of them reach; or, where everything does run on this one machine, end the"
+            " dsn with ?single_machine=true"
+        )
+
+
+def _executor_names(setting: str) -> list[str]:
+    """Class names or paths, from Airflow's `[team=][alias:]executor` lists."""
+    names = (part.partition("=")[2] or part for part in setting.replace(";", ",").split(","))
+    return [name.rpartition(":")[2].strip() for name in names if name.strip()]
+
+
+def _is_local_executor(name: str) -> bool:
+    if "." not in name:
+        return name in LOCAL_EXECUTORS
+    return bool(getattr(resolve_name(name), "is_local", False))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,412 @@
+"""`task_state()` and the handle it gives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from anyio.lowlevel import checkpoint as give_turn
+
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode
+from async_task_state.errors import (
+    AsyncTaskStateError,
+    InvalidArgumentError,
+    NoScopeError,
+    ReadOnlyStateError,
+    StaleWriterError,
+    StateNotOpenError,
+    StoreUnavailableError,
+)
+from async_task_state.pending import Stats
+from async_task_state.scopes import TaskScope, running_task
+from async_task_state.settings import check_executor, is_number, load_settings, retention_seconds
+from async_task_state.work import WorkSet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from types import TracebackType
+
+    from async_task_state.pending import Pending
+    from async_task_state.settings import Settings
+    from async_task_state.stores import Change, Lease, Snapshot, Store
+
+__all__ = ["TaskState", "task_state"]
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS: Final = 0.005
+"""How long a loop of checkpoints may go on before the event loop gets a turn."""
+
+_opened: ContextVar[tuple[TaskState, ...]] = ContextVar("async_task_state_opened", default=())
+
+
+def task_state(
+    scope: TaskScope | None = None,
+    *,
+    attempt: int | None = None,
+    store: str | Store | None = None,
+    max_delay: float | None = None,
+    read_only: bool = False,
+) -> TaskState:
+    """The durable state of a task, to be entered with `async with`.
+
+    Inside an `async with task_state()` of the same scope in the same context it joins that one: the same handle,
+    the same lease.
+
+    Args:
+        scope: Whose state; None takes it, and the attempt, from the running task, or else from the state that is
+            open in this context. A trigger calls `CheckpointTrigger.task_state()` instead.
+        attempt: The attempt that wants to write. An attempt older than one that has opened the state is refused.
+            None takes the running task's where `scope` is its own, else goes on with the stored one.
+        store: A dsn or a store of your own; None takes `[async_task_state] dsn`.
+        max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
+        read_only: Read the state as it is when entered. Takes no lease, so it fences nobody, and cannot write.
+
+    Raises:
+        NoScopeError: No scope was given, no task is running and no state is open.
+        InvalidArgumentError: An argument is of the wrong type or out of range.
+        SettingsError: A setting is malformed, or the store is a file on this machine while the executor runs tasks
+            on others.
+    """
+    running = running_task()
+    if scope is None:
+        opened = _opened.get()
+        if running is not None:
+            scope = running[0]
+        elif opened:
+            scope, store = opened[-1].scope, opened[-1]._store if store is None else store
+        else:
+            raise NoScopeError(
+                "no task is running here, so say whose state it is: task_state(TaskScope(dag_id, run_id, task_id)),"
+                " or in a trigger self.task_state() of CheckpointTrigger"
+            )
+    if attempt is None and running is not None and running[0] == scope:
+        attempt = running[1]
+    settings = load_settings()
+    if store is None:
+        store = settings.dsn
+        check_executor(store)
+    return TaskState(
+        scope, attempt=attempt, store=store, settings=settings, max_delay=max_delay, read_only=read_only
+    )
+
+
+class TaskState:
+    """One holder's handle on the state of one task; `task_state()` makes it.
+
+    Entering it takes the scope's lease, so that every earlier holder is fenced: what it still tries to write is
+    refused. Leaving it flushes, shielded from cancellation, for at most `exit_timeout`. A handle that was left can be
+    entered again as long as nobody else has opened the scope since; it goes on with the same lease.
+
+    A loop of checkpoints that awaits nothing else gives the event loop a turn every few milliseconds.
+
+    Every method raises `StateNotOpenError` outside the `async with`, `StaleWriterError` once another holder has
+    opened the scope, and `StoreUnavailableError` when the store has been away for `outage_timeout`.
+    """
+
+    def __init__(
+        self,
+        scope: TaskScope,
+        *,
+        attempt: int | None = None,
+        store: str | Store,
+        settings: Settings,
+        max_delay: float | None = None,
+        read_only: bool = False,
+    ) -> None:
+        if not isinstance(scope, TaskScope):
+            raise InvalidArgumentError(f"scope must be a TaskScope, not {type(scope).__name__}")
+        if attempt is not None and (type(attempt) is not int or attempt < 0):
+            raise InvalidArgumentError(f"attempt must be an integer of at least 0, not {attempt!r}")
+        if max_delay is not None and not (is_number(max_delay) and max_delay > 0):
+            raise InvalidArgumentError(f"max_delay must be a number of seconds above 0, not {max_delay!r}")
+        self._scope = scope
+        self._wanted_attempt = attempt
+        self._store = store
+        self._settings = settings
+        self._max_delay = settings.max_delay if max_delay is None else max_delay
+        self._read_only = read_only
+        self._retention = settings.default_retention
+        self._max_bytes = settings.max_value_bytes
+        self._depth = 0
+        self._outer: TaskState | None = None
+        self._pending: Pending | None = None
+        self._snapshot: Snapshot | None = None
+        self._resumed = False
+        self._works: dict[str, WorkSet] = {}
+        self._turn = 0.0
+
+    def __repr__(self) -> str:
+        return f"<TaskState {self._scope} {'open' if self._depth else 'closed'}>"
+
+    async def __aenter__(self) -> TaskState:  # noqa: PYI034 - joining gives the outer handle
+        """Open the state: take the lease and read what earlier holders left.
+
+        Raises:
+            StaleAttemptError: A later attempt has opened it.
+            StaleWriterError: This handle was left, and another holder has opened the scope since.
+            StoreError: The store cannot serve, or has not answered for `outage_timeout`.
+        """
+        outer = next((handle for handle in reversed(_opened.get()) if self._joins(handle)), None)
+        if outer is not None:
+            self._outer = outer
+            self._pending, self._snapshot, self._works = outer._pending, outer._snapshot, outer._works
+            self._resumed = outer._resumed
+            outer._depth += 1
+            self._depth += outer is not self
+            return outer
+        if self._pending is not None:
+            await self._pending.confirm()
+        else:
+            from async_task_state.writer import writer_for  # noqa: PLC0415 - loads asyncio, 50 ms
+
+            writer = writer_for(self._store, self._settings)
+            if self._read_only:
+                self._snapshot = await writer.call(writer.store.read, self._scope)
+                self._resumed = self._snapshot is not None and bool(self._snapshot.entries)
+            else:
+                self._pending, self._resumed = await writer.open(
+                    self._scope, self._wanted_attempt, self._max_delay
+                )
+        self._depth = 1
+        self._turn = time.monotonic()
+        _opened.set((*_opened.get(), self))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Flush and leave.
+
+        Raises:
+            AsyncTaskStateError: The last flush failed and the body raised nothing.
+        """
+        outer, self._outer = self._outer or self, None
+        try:
+            if self._pending is not None:
+                await self._last_flush(self._pending)
+        except AsyncTaskStateError as failure:
+            if error is None:
+                raise
+            log.log(
+                logging.INFO if isinstance(failure, StaleWriterError) else logging.ERROR,
+                "on leaving: %s",
+                failure,
+            )
+        finally:
+            outer._depth -= 1
+            self._depth -= outer is not self
+            if outer._depth == 0:
+                # Not reset(token): a generator may be closed in another context than it was begun in.
+                _opened.set(tuple(handle for handle in _opened.get() if handle is not outer))
+
+    @property
+    def scope(self) -> TaskScope:
+        """Whose state this is."""
+        return self._scope
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that holds the state; for a read-only state the newest that has held it, 0 for none."""
+        lease = self._lease
+        return 0 if lease is None else lease.attempt
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there was anything in the state when it was opened."""
+        self._entered()
+        return self._resumed
+
+    @property
+    def stats(self) -> Stats:
+        """What this handle has recorded and committed so far."""
+        return Stats() if self._pending is None else self._pending.stats
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, what was recorded last, saved or not.
+
+        Args:
+            key: A key that `set` or `checkpoint` takes.
+            default: What to return where there is none.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+        """
+        values = self._readable()
+        text = values.get(key) if isinstance(key, str) else None
+        if text is None or key.startswith(RESERVED_PREFIX):
+            check_key(key)
+            return default
+        return decode(text)
+
+    async def get_all(self) -> dict[str, Any]:
+        """Every key and its value, without what work sets keep."""
+        values = self._readable()
+        return {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
+
+    async def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        """Save a value; it is durable when this returns, and so is everything recorded before it.
+
+        Args:
+            key: 1 to 512 characters.
+            value: Any JSON value but None at the top.
+            retention: How long to keep it, or `NEVER_EXPIRE`; None takes `[async_task_state] default_retention_days`.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+            InvalidValueError: `value` is not JSON.
+            ValueTooLargeError: Its JSON is longer than `[async_task_state] max_value_bytes`.
+            InvalidArgumentError: `retention` is not a `timedelta` above 0.
+        """
+        pending = self._writable()
+        pending.record(self._encode({key: value}, retention_seconds(retention, self._retention)))
+        await pending.flush()
+
+    async def checkpoint(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+        """Record values, together; durable within `max_delay`, or with the next call that waits for durability.
+
+        Costs microseconds: only the newest value of a key is saved, many checkpoints in one commit. What a crash
+        leaves is the state as it was after one of the calls, never a part of one.
+
+        Args:
+            values: Keys and values, for keys that are no Python names.
+            **named: More of them.
+
+        Raises:
+            InvalidKeyError: A key cannot be one; nothing is recorded.
+            InvalidValueError: A value is not JSON; nothing is recorded.
+            ValueTooLargeError: A value's JSON is too long; nothing is recorded.
+        """
+        pending = self._writable()
+        if values is not None:
+            named = {**values, **named}
+        pending.record(self._encode(named, self._retention))
+        await self._pace(pending)
+
+    async def flush(self) -> None:
+        """Make everything recorded so far durable before returning."""
+        await self._writable().flush()
+
+    async def delete(self, key: str) -> None:
+        """Remove a key, durably when this returns; one that is not there is no error.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+        """
+        pending = self._writable()
+        check_key(key)
+        if key in pending.values:
+            pending.record({key: (None, None)})
+        await pending.flush()
+
+    async def clear(self) -> None:
+        """Remove every key and everything that work sets keep, durably when this returns."""
+        pending = self._writable()
+        with pending.lock:
+            pending.clear()
+            for work in self._works.values():
+                work._forget()
+        await pending.flush()
+
+    async def is_current(self) -> bool:
+        """Flush, and ask the store whether this handle still holds the lease. May be asked after leaving, too."""
+        if self._read_only:
+            raise ReadOnlyStateError(
+                f"the state of {self._scope} was opened with read_only=True: it holds no lease"
+            )
+        if self._pending is None:
+            raise self._not_open()
+        try:
+            await self._pending.confirm()
+        except StaleWriterError:
+            return False
+        return True
+
+    def work(self, name: str) -> WorkSet:
+        """The set of items of that name that are done; the same object at each call.
+
+        Args:
+            name: 1 to 200 characters.
+
+        Raises:
+            InvalidKeyError: `name` cannot be part of a key.
+        """
+        self._readable()
+        work = self._works.get(name)
+        if work is None:
+            work = self._works[name] = WorkSet(self, name)
+        return work
+
+    def _joins(self, handle: TaskState) -> bool:
+        """Whether entering this one means to go on with a handle that is open in this context."""
+        return handle is self or (
+            handle._scope == self._scope
+            and handle._store == self._store
+            and handle._read_only == self._read_only
+            and self._wanted_attempt in (None, handle.attempt)
+            and self._pending is None
+            and not (handle._pending is not None and handle._pending.orphaned)
+        )
+
+    async def _last_flush(self, pending: Pending) -> None:
+        with anyio.move_on_after(self._settings.exit_timeout, shield=True) as deadline:
+            await pending.flush()
+        if deadline.cancelled_caught:
+            raise StoreUnavailableError(
+                f"not saved within [async_task_state] exit_timeout = {self._settings.exit_timeout:g} s, and still being"
+                f" tried: {pending.unsaved()}"
+            )
+
+    async def _pace(self, pending: Pending) -> None:
+        """After a call that does not wait: hold a caller back that is faster than the store, or than its loop."""
+        if pending.full:
+            await pending.flush()
+        elif time.monotonic() - self._turn > TURN_SECONDS:
+            await give_turn()
+            self._turn = time.monotonic()
+
+    def _encode(self, values: Mapping[str, Any], retention: float | None) -> dict[str, Change]:
+        known = self._pending.values  # type: ignore[union-attr]  # a writable state has it
+        changes: dict[str, Change] = {}
+        for key, value in values.items():
+            if key not in known or key.startswith(RESERVED_PREFIX):
+                check_key(key)
+            changes[key] = (encode(key, value, self._max_bytes), retention)
+        return changes
+
+    @property
+    def _lease(self) -> Lease | None:
+        holder = self._pending or self._snapshot
+        self._entered()
+        return None if holder is None else holder.lease
+
+    def _entered(self) -> None:
+        if self._pending is None and not (self._read_only and self._depth):
+            raise self._not_open()
+
+    def _not_open(self) -> StateNotOpenError:
+        again = (
+            " It was, and has been left." if self._pending is not None or self._snapshot is not None else ""
+        )
+        return StateNotOpenError(
+            f"the state of {self._scope} is not open: enter it with `async with`.{again}"
+        )
+
+    def _readable(self) -> dict[str, str]:
+        if self._depth == 0:
+            raise self._not_open()
+        if self._pending is None:
+            return {} if self._snapshot is None else self._snapshot.entries
+        self._pending.check()
+        return self._pending.values
+
+    def _writable(self) -> Pending:
+        if self._depth == 0:
+            raise self._not_open()
+        if self._pending is None:
+            raise ReadOnlyStateError(f"the state of {self._scope} was opened with read_only=True")
+        return self._pending

@@ -1,0 +1,177 @@
+"""What a store must do, and how a dsn becomes one.
+
+A store knows scopes, leases and rows; of coalescing, timers, retries and work sets it knows nothing. All its methods
+run on one asyncio loop, one `commit` at a time. A new store is one file: subclass
+`async_task_state.testing.StoreConformance` to prove it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from async_task_state.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from async_task_state.scopes import TaskScope
+
+__all__ = [
+    "Batch",
+    "Change",
+    "Lease",
+    "ScopeInfo",
+    "Snapshot",
+    "Store",
+    "is_machine_local",
+    "open_store",
+    "stale_attempt",
+]
+
+Change: TypeAlias = "tuple[str | None, float | None]"
+"""A key's new JSON text, or None to delete it; and the seconds to keep it, None for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a scope: the newest one handed out is the only one that counts.
+
+    Args:
+        scope: Whose state.
+        scope_id: The store's own id of it, never used again for another.
+        attempt: The holder's attempt.
+        epoch: Goes up at every acquisition of the scope.
+    """
+
+    scope: TaskScope
+    scope_id: int
+    attempt: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A scope at one moment: its newest lease, and every key that has not expired, as JSON text."""
+
+    lease: Lease
+    entries: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one holder wants changed, all of it or nothing; an empty one asks if the lease still counts.
+
+    Args:
+        lease: The holder's.
+        changes: The newest change of each key.
+        cleared: Every key is deleted before `changes` are made.
+    """
+
+    lease: Lease
+    changes: dict[str, Change] = field(default_factory=dict)
+    cleared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeInfo:
+    """A scope in a listing: its newest attempt and epoch, how many keys it shows, when it was last changed."""
+
+    scope: TaskScope
+    attempt: int
+    epoch: int
+    keys: int
+    updated_at: float
+
+
+class Store(Protocol):
+    """Keeps leases and rows. Every method raises `StoreUnavailableError` where trying again may help.
+
+    Any other trouble is a `StoreError`. A method that raises, or is cancelled, may have taken effect.
+    """
+
+    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+        """Take the scope's lease from whoever has it, with an epoch above all earlier ones.
+
+        Args:
+            scope: Whose state.
+            attempt: The attempt that wants it; None goes on with the stored one (1 where there is none).
+
+        Raises:
+            StaleAttemptError: A later attempt has held the scope.
+        """
+
+    async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
+        """Make durable what each batch changes, all batches in one transaction.
+
+        Returns:
+            The leases that no longer count; nothing of their batches is written.
+        """
+
+    async def read(self, scope: TaskScope) -> Snapshot | None:
+        """The scope as it is, its lease untouched; None where nobody has ever held it."""
+
+    async def scopes(
+        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+    ) -> list[ScopeInfo]:
+        """The scopes that match, the most recently changed first."""
+
+    async def clear(self, scope: TaskScope) -> int | None:
+        """Delete a scope's keys and fence its holder; how many there were, None where nobody ever held it."""
+
+    async def purge(self, now: float | None = None) -> int:
+        """Delete keys that have expired and scopes nobody has touched for the default retention.
+
+        Args:
+            now: Seconds since 1970; None asks the store's own clock.
+
+        Returns:
+            How many keys were deleted.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections; the next call opens them again."""
+
+
+def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
+    """The store that a dsn names; nothing is opened before its first call.
+
+    Args:
+        dsn: `sqlite:///path` or `memory:` (`memory:name` for one of several).
+        default_retention: Seconds that an untouched scope is kept; None is for ever.
+
+    Raises:
+        SettingsError: The dsn is malformed or of an unknown kind. The message shows the kind only, for a dsn may
+            hold a password.
+    """
+    scheme, colon, rest = dsn.partition(":")
+    if scheme == "memory" and colon:
+        from async_task_state.stores.memory import MemoryStore  # noqa: PLC0415 - one store is loaded, not all
+
+        return MemoryStore.shared(rest, default_retention=default_retention)
+    if scheme == "sqlite" and colon:
+        from async_task_state.stores.sqlite import SQLiteStore  # noqa: PLC0415 - one store is loaded, not all
+
+        return SQLiteStore(_sqlite_path(dsn), default_retention=default_retention)
+    kind = f"{scheme!r}" if colon and scheme.isidentifier() else "without a known kind before its colon"
+    raise SettingsError(f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path or memory:")
+
+
+def stale_attempt(scope: TaskScope, attempt: int, stored: int) -> str:
+    """What an attempt is told that comes too late."""
+    return (
+        f"attempt {attempt} of {scope} may not open its state: attempt {stored} has. If the run was deleted and made"
+        f" again under the same id, remove the old state: async-task-state clear {scope.dag_id} {scope.run_id}"
+        f" {scope.task_id}{'' if scope.map_index == -1 else f' --map-index {scope.map_index}'}"
+    )
+
+
+def _sqlite_path(dsn: str) -> str:
+    path, _, query = dsn.removeprefix("sqlite:///").partition("?")
+    if not dsn.startswith("sqlite:///") or not path.startswith("/") or path.endswith("/"):
+        raise SettingsError(
+            "a sqlite dsn is sqlite:/// and the absolute path of a file, so four slashes: sqlite:////var/lib/state.db"
+        )
+    if query not in ("", "single_machine=true"):
+        raise SettingsError(f"a sqlite dsn takes ?single_machine=true and nothing else, not {query!r}")
+    return path

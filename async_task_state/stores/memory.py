@@ -1,0 +1,144 @@
+"""State in this process's memory: for tests, and for a user's tests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.errors import StaleAttemptError
+from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from async_task_state.scopes import TaskScope
+    from async_task_state.stores import Batch
+
+__all__ = ["MemoryStore"]
+
+
+@dataclass(slots=True)
+class _Entry:
+    value: str
+    expires_at: float | None
+
+
+@dataclass(slots=True)
+class _Record:
+    lease: Lease
+    touched_at: float
+    entries: dict[str, _Entry] = field(default_factory=dict)
+
+    def visible(self) -> int:
+        return sum(not key.startswith(RESERVED_PREFIX) for key in self.live())
+
+    def live(self) -> dict[str, str]:
+        now = time.time()
+        return {key: entry.value for key, entry in self.entries.items() if not _expired(entry, now)}
+
+
+class MemoryStore:
+    """Keeps every promise that does not need to outlive the process.
+
+    Args:
+        default_retention: Seconds that an untouched scope is kept by `purge`; None is for ever.
+    """
+
+    _shared: ClassVar[dict[str, MemoryStore]] = {}
+
+    def __init__(self, *, default_retention: float | None = None) -> None:
+        self._default_retention = default_retention
+        self._records: dict[TaskScope, _Record] = {}
+        self._ids = itertools.count(1)
+
+    @classmethod
+    def shared(cls, name: str, *, default_retention: float | None = None) -> MemoryStore:
+        """The store that everybody in this process who gives this name sees."""
+        return cls._shared.setdefault(name, cls(default_retention=default_retention))
+
+    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+        """See `Store.acquire`."""
+        record = self._records.get(scope)
+        if record is None:
+            lease = Lease(scope, next(self._ids), attempt or 1, 1)
+            record = self._records[scope] = _Record(lease, time.time())
+        else:
+            held = record.lease
+            if attempt is not None and attempt < held.attempt:
+                raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
+            record.lease = replace(held, attempt=attempt or held.attempt, epoch=held.epoch + 1)
+            record.touched_at = time.time()
+        return Snapshot(record.lease, record.live())
+
+    async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
+        """See `Store.commit`."""
+        # A store that never suspends would starve whatever else runs on the writer's loop.
+        await asyncio.sleep(0)
+        fenced = set()
+        now = time.time()
+        for batch in batches:
+            record = self._records.get(batch.lease.scope)
+            if record is None or record.lease != batch.lease:
+                fenced.add(batch.lease)
+                continue
+            if batch.cleared:
+                record.entries.clear()
+            for key, (value, retention) in batch.changes.items():
+                if value is None:
+                    record.entries.pop(key, None)
+                else:
+                    record.entries[key] = _Entry(value, None if retention is None else now + retention)
+            record.touched_at = now
+        return fenced
+
+    async def read(self, scope: TaskScope) -> Snapshot | None:
+        """See `Store.read`."""
+        record = self._records.get(scope)
+        return None if record is None else Snapshot(record.lease, record.live())
+
+    async def scopes(
+        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+    ) -> list[ScopeInfo]:
+        """See `Store.scopes`."""
+        wanted = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
+        found = [
+            ScopeInfo(scope, record.lease.attempt, record.lease.epoch, record.visible(), record.touched_at)
+            for scope, record in self._records.items()
+            if all(value is None or getattr(scope, name) == value for name, value in wanted.items())
+        ]
+        return sorted(found, key=lambda info: -info.updated_at)
+
+    async def clear(self, scope: TaskScope) -> int | None:
+        """See `Store.clear`."""
+        record = self._records.get(scope)
+        if record is None:
+            return None
+        count = len(record.entries)
+        record.entries.clear()
+        record.lease = replace(record.lease, epoch=record.lease.epoch + 1)
+        return count
+
+    async def purge(self, now: float | None = None) -> int:
+        """See `Store.purge`."""
+        now = time.time() if now is None else now
+        count = 0
+        for scope, record in list(self._records.items()):
+            idle = self._default_retention is not None and record.touched_at + self._default_retention <= now
+            for key, entry in list(record.entries.items()):
+                if _expired(entry, now) or (idle and key.startswith(RESERVED_PREFIX)):
+                    del record.entries[key]
+                    count += 1
+            if idle and not record.entries:
+                del self._records[scope]
+        return count
+
+    async def close(self) -> None:
+        """See `Store.close`; what is stored stays."""
+
+
+def _expired(entry: _Entry, now: float) -> bool:
+    return entry.expires_at is not None and entry.expires_at <= now

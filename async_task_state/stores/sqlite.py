@@ -1,0 +1,353 @@
+"""State in one SQLite file: for one machine, with nothing to set up.
+
+WAL with `synchronous=FULL`: a commit that returned is on disk. Every call is one hop to aiosqlite's thread and one
+transaction; writers of other processes wait their turn in SQLite's own lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID
+
+import aiosqlite
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.errors import StaleAttemptError, StoreError, StoreUnavailableError
+from async_task_state.scopes import TaskScope
+from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from async_task_state.stores import Batch
+
+__all__ = ["SQLiteStore"]
+
+T = TypeVar("T")
+
+APPLICATION_ID: Final = 0x41545301
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE scope (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    dag_id TEXT NOT NULL, run_id TEXT NOT NULL, task_id TEXT NOT NULL,
+    map_index INTEGER NOT NULL, region_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL, epoch INTEGER NOT NULL, touched_at REAL NOT NULL,
+    UNIQUE (dag_id, run_id, task_id, map_index, region_id)
+);
+CREATE TABLE entry (
+    scope_id INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+    updated_at REAL NOT NULL, expires_at REAL,
+    PRIMARY KEY (scope_id, key)
+) WITHOUT ROWID;
+"""
+
+LOCK_WAIT_SECONDS: Final = 5.0
+PURGE_ROWS: Final = 1000
+TOUCH_SECONDS: Final = 3600
+"""How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
+
+_UPSERT = (
+    "INSERT INTO entry (scope_id, key, value, updated_at, expires_at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (scope_id, key) DO UPDATE SET"
+    " value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"
+)
+_SCOPE_KEY = "dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ? AND region_id = ?"
+_LIVE = "(expires_at IS NULL OR expires_at > ?)"
+
+# What waiting may mend.
+_PASSING = ("locked", "busy", "disk I/O error", "disk is full")
+
+
+class SQLiteStore:
+    """One SQLite file, mode 0600, shared by the processes of one machine.
+
+    Args:
+        path: The file; made on first use, in a directory that exists.
+        default_retention: Seconds that an untouched scope is kept by `purge`; None is for ever.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, default_retention: float | None = None) -> None:
+        self._path = Path(path)
+        self._default_retention = default_retention
+        self._db: aiosqlite.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._opening = asyncio.Lock()
+
+    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+        """See `Store.acquire`."""
+        try:
+            return await self._run(_acquire, scope, attempt)
+        except StoreUnavailableError as error:
+            if "disk is full" in str(error):
+                raise StoreError(f"{error}; nothing is lost, for nothing was accepted yet") from error
+            raise
+
+    async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
+        """See `Store.commit`."""
+        return await self._run(_commit, batches)
+
+    async def read(self, scope: TaskScope) -> Snapshot | None:
+        """See `Store.read`."""
+        return await self._run(_read, scope)
+
+    async def scopes(
+        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+    ) -> list[ScopeInfo]:
+        """See `Store.scopes`."""
+        return await self._run(_scopes, dag_id, run_id, task_id)
+
+    async def clear(self, scope: TaskScope) -> int | None:
+        """See `Store.clear`."""
+        return await self._run(_clear, scope)
+
+    async def purge(self, now: float | None = None) -> int:
+        """See `Store.purge`."""
+        now = time.time() if now is None else now
+        idle_since = float("-inf") if self._default_retention is None else now - self._default_retention
+        purged = 0
+        # A transaction a batch, so that nobody waits for the lock longer than a batch takes.
+        while deleted := await self._run(_purge, now, idle_since):
+            purged += deleted
+        await self._run(_forget, idle_since)
+        return purged
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        db, self._db, self._file = self._db, None, None
+        if db is not None:
+            await db.close()
+
+    async def _run(self, work: Callable[..., T], *args: object) -> T:
+        """Do all of `work` in one transaction and one hop to the connection's thread."""
+        try:
+            async with self._opening:
+                db = await self._connection()
+            return await _hop(db, _transact, work, *args)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    async def _connection(self) -> aiosqlite.Connection:
+        # A file that was deleted or replaced would go on taking commits that nobody will ever read.
+        if self._db is not None and self._file != _identity(self._path):
+            await self.close()
+        if self._db is None:
+            self._create_file()
+            db = aiosqlite.connect(self._path, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
+            # Or a process that ends without closing would wait for this thread for ever.
+            db._thread.daemon = True  # noqa: SLF001
+            await db
+            try:
+                await _hop(db, _prepare, self._path)
+            except BaseException:
+                await db.close()
+                raise
+            self._db, self._file = db, _identity(self._path)
+        return self._db
+
+    def _create_file(self) -> None:
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            if not self._path.parent.is_dir():
+                raise StoreError(
+                    f"the directory {self._path.parent} for the database does not exist;"
+                    " make it, or change [async_task_state] dsn"
+                ) from error
+            raise StoreError(
+                f"the database {self._path} cannot be opened for writing ({error.strerror});"
+                " change its directory's permissions, or [async_task_state] dsn"
+            ) from error
+
+    def _translate(self, error: sqlite3.Error) -> StoreError:
+        text = str(error)
+        if any(sign in text for sign in _PASSING):
+            return StoreUnavailableError(f"the database {self._path}: {text}")
+        if "readonly" in text:
+            return StoreError(
+                f"the database {self._path} is read-only; change its permissions, or [async_task_state] dsn"
+            )
+        if "not a database" in text:
+            return StoreError(
+                f"{self._path} is not an SQLite database; move it away, or change [async_task_state] dsn"
+            )
+        if "malformed" in text:
+            return StoreError(
+                f"the database {self._path} is corrupt ({text}); restore it, or move it away to start anew"
+            )
+        return StoreError(f"the database {self._path}: {text}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+async def _hop(db: aiosqlite.Connection, work: Callable[..., T], *args: object) -> T:
+    """Run a function of the connection on its thread: aiosqlite's own way, public for single statements only.
+
+    Three statements in three hops are a third of the speed.
+    """
+    result: T = await db._execute(work, db._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return result
+
+
+def _transact(db: sqlite3.Connection, work: Callable[..., T], *args: object) -> T:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(db, *args)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    _check_owner(db, path)
+    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(
+            f"the database {path} cannot use a write-ahead log (a network disk?); put it on a local disk"
+        )
+    db.execute("PRAGMA synchronous = FULL")
+    if db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+        _transact(db, _create_schema)
+
+
+def _check_owner(db: sqlite3.Connection, path: Path) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    owner = db.execute("PRAGMA application_id").fetchone()[0]
+    if owner != APPLICATION_ID and (version or owner or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
+        raise StoreError(f"the database {path} belongs to another application; change [async_task_state] dsn")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the database {path} has schema {version}, this version of async-task-state knows up to"
+            f" {SCHEMA_VERSION}: upgrade async-task-state"
+        )
+
+
+def _create_schema(db: sqlite3.Connection) -> None:
+    # Another process may have been first.
+    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+        return
+    for statement in SCHEMA.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _key_of(scope: TaskScope) -> tuple[str, str, str, int, str]:
+    region = "" if scope.region_id is None else str(scope.region_id)
+    return scope.dag_id, scope.run_id, scope.task_id, scope.map_index, region
+
+
+def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
+    query = f"SELECT key, value FROM entry WHERE scope_id = ? AND {_LIVE} ORDER BY key"  # noqa: S608 - a constant
+    return dict(db.execute(query, (scope_id, time.time())))
+
+
+def _find(db: sqlite3.Connection, scope: TaskScope) -> Lease | None:
+    query = f"SELECT id, attempt, epoch FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
+    row = db.execute(query, _key_of(scope)).fetchone()
+    return None if row is None else Lease(scope, *row)
+
+
+def _acquire(db: sqlite3.Connection, scope: TaskScope, attempt: int | None) -> Snapshot:
+    held = _find(db, scope)
+    if held is None:
+        cursor = db.execute(
+            "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, 1, ?)",
+            (*_key_of(scope), attempt or 1, time.time()),
+        )
+        return Snapshot(Lease(scope, cursor.lastrowid or 0, attempt or 1, 1), {})
+    if attempt is not None and attempt < held.attempt:
+        raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
+    lease = Lease(scope, held.scope_id, attempt or held.attempt, held.epoch + 1)
+    db.execute(
+        "UPDATE scope SET attempt = ?, epoch = ?, touched_at = ? WHERE id = ?",
+        (lease.attempt, lease.epoch, time.time(), lease.scope_id),
+    )
+    return Snapshot(lease, _entries(db, lease.scope_id))
+
+
+def _commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> set[Lease]:
+    now = time.time()
+    fenced = set()
+    for batch in batches:
+        scope_id = batch.lease.scope_id
+        row = db.execute("SELECT attempt, epoch, touched_at FROM scope WHERE id = ?", (scope_id,)).fetchone()
+        if row is None or row[:2] != (batch.lease.attempt, batch.lease.epoch):
+            fenced.add(batch.lease)
+            continue
+        if batch.cleared:
+            db.execute("DELETE FROM entry WHERE scope_id = ?", (scope_id,))
+        upserts = [
+            (scope_id, key, value, now, None if retention is None else now + retention)
+            for key, (value, retention) in batch.changes.items()
+            if value is not None
+        ]
+        db.executemany(_UPSERT, upserts)
+        if len(upserts) < len(batch.changes):
+            gone = [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
+            db.executemany("DELETE FROM entry WHERE scope_id = ? AND key = ?", gone)
+        if row[2] < now - TOUCH_SECONDS:
+            db.execute("UPDATE scope SET touched_at = ? WHERE id = ?", (now, scope_id))
+    return fenced
+
+
+def _read(db: sqlite3.Connection, scope: TaskScope) -> Snapshot | None:
+    lease = _find(db, scope)
+    return None if lease is None else Snapshot(lease, _entries(db, lease.scope_id))
+
+
+def _scopes(
+    db: sqlite3.Connection, dag_id: str | None, run_id: str | None, task_id: str | None
+) -> list[ScopeInfo]:
+    rows = db.execute(
+        "SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch,"
+        " COUNT(key) FILTER (WHERE substr(key, 1, length(:prefix)) <> :prefix),"
+        " COALESCE(MAX(updated_at), touched_at) AS updated"
+        " FROM scope LEFT JOIN entry ON scope_id = id AND (expires_at IS NULL OR expires_at > :now)"
+        " WHERE (:dag IS NULL OR dag_id = :dag) AND (:run IS NULL OR run_id = :run)"
+        " AND (:task IS NULL OR task_id = :task) GROUP BY id ORDER BY updated DESC",
+        {"prefix": RESERVED_PREFIX, "now": time.time(), "dag": dag_id, "run": run_id, "task": task_id},
+    )
+    return [
+        ScopeInfo(TaskScope(row[0], row[1], row[2], row[3], UUID(row[4]) if row[4] else None), *row[5:])
+        for row in rows.fetchall()
+    ]
+
+
+def _clear(db: sqlite3.Connection, scope: TaskScope) -> int | None:
+    lease = _find(db, scope)
+    if lease is None:
+        return None
+    db.execute("UPDATE scope SET epoch = epoch + 1 WHERE id = ?", (lease.scope_id,))
+    return db.execute("DELETE FROM entry WHERE scope_id = ?", (lease.scope_id,)).rowcount
+
+
+def _purge(db: sqlite3.Connection, now: float, idle_since: float) -> int:
+    return db.execute(
+        "DELETE FROM entry WHERE (scope_id, key) IN ("
+        " SELECT scope_id, key FROM entry JOIN scope ON id = scope_id WHERE expires_at <= ?"
+        " OR (expires_at IS NULL AND touched_at <= ? AND substr(key, 1, length(?)) = ?) LIMIT ?)",
+        (now, idle_since, RESERVED_PREFIX, RESERVED_PREFIX, PURGE_ROWS),
+    ).rowcount
+
+
+def _forget(db: sqlite3.Connection, idle_since: float) -> None:
+    db.execute(
+        "DELETE FROM scope WHERE touched_at <= ? AND NOT EXISTS (SELECT 1 FROM entry WHERE scope_id = id)",
+        (idle_since,),
+    )

@@ -1,0 +1,325 @@
+"""Which items of a collection are done: a set that grows by a few bytes an item and is never rewritten.
+
+An item is known by the 12-byte BLAKE2b digest of its key. Digests are appended to a tail of 256; the tail is an
+ordinary key, encoded when a batch leaves; a full one is sealed, never to be written again. So N items are N/256 keys,
+a flush writes at most one tail, and a store needs to know nothing of it. 96 bits make two of a million items collide
+once in 10^17 sets.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode
+from async_task_state.errors import InvalidItemError, InvalidKeyError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+
+    from async_task_state.pending import Pending
+    from async_task_state.state import TaskState
+    from async_task_state.stores import Change
+
+__all__ = ["Failure", "WorkCounts", "WorkSet", "WorkSummary"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+DIGEST_BYTES: Final = 12
+SEGMENT_ITEMS: Final = 256
+CODEC: Final = b"\x01"
+"""The first byte of every segment: which encoding the rest is in."""
+MAX_NAME_CHARS: Final = 200
+MAX_ERROR_CHARS: Final = 1000
+SHOWN_FAILURES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that failed.
+
+    Attributes:
+        item: Its key.
+        error: The error's type and message, at most 1,000 characters.
+        tries: How often it was tried, over all attempts of the task.
+        attempt: The last attempt of the task that tried it.
+        attempt_tries: How often that one did.
+    """
+
+    item: str
+    error: str
+    tries: int = 1
+    attempt: int = 0
+    attempt_tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCounts:
+    """How many items are done, and how many are recorded as failed and not done since."""
+
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSummary:
+    """What one call of `WorkSet.process` did.
+
+    Attributes:
+        done: Items finished by this call.
+        skipped: Items that were done before.
+        failed: Items that failed, by this call or so that this attempt did not try them again.
+        failures: The first ten of them.
+        elapsed: Seconds it took.
+    """
+
+    done: int
+    skipped: int
+    failed: int
+    failures: tuple[Failure, ...]
+    elapsed: float
+
+    def as_event(self) -> dict[str, Any]:
+        """A payload for a `TriggerEvent`: counts, the first failures by name and error, seconds."""
+        return {
+            "status": "failed" if self.failed else "success",
+            "done": self.done,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "failures": [{"item": failure.item, "error": failure.error} for failure in self.failures],
+            "elapsed": round(self.elapsed, 3),
+        }
+
+
+class WorkSet:
+    """Which items of one collection are done or failed; `TaskState.work(name)` gives it.
+
+    An item is known by its key, which is `str(item)` unless a method says otherwise. Work is done at least once: an
+    item is recorded as done only after it was done, and what was recorded less than `max_delay` before a crash may be
+    done again.
+    """
+
+    def __init__(self, state: TaskState, name: str) -> None:
+        check_key(name, "work set's name")
+        if len(name) > MAX_NAME_CHARS:
+            raise InvalidKeyError(
+                f"a work set's name has at most {MAX_NAME_CHARS} characters, this one {len(name)}"
+            )
+        self._state = state
+        self._name = name
+        self._segments = f"{RESERVED_PREFIX}work:{name}:"
+        self._failed_keys = f"{RESERVED_PREFIX}fail:{name}:"
+        self._done: set[bytes] = set()
+        self._failures: dict[bytes, Failure] = {}
+        self._tail = bytearray()
+        self._tail_number = 0
+        self._load(state._readable())
+
+    @property
+    def name(self) -> str:
+        """The name it was asked for with."""
+        return self._name
+
+    @property
+    def counts(self) -> WorkCounts:
+        """How many items are done and how many failed, over all attempts."""
+        self._state._readable()
+        return WorkCounts(len(self._done), len(self._failures))
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The items that failed and are not done since."""
+        self._state._readable()
+        return list(self._failures.values())
+
+    def is_done(self, item: Any) -> bool:
+        """Whether the item was recorded as done, by this attempt or an earlier one."""
+        self._state._readable()
+        return digest_of(item) in self._done
+
+    def remaining(self, items: Iterable[T], *, key: Callable[[T], str] = str) -> Iterator[T]:
+        """The items that are left to do, in their order: not done, and not recorded as failed by this attempt.
+
+        What failed in an earlier attempt of the task is among them.
+
+        Args:
+            items: All of them; taken one by one as the result is iterated.
+            key: Gives an item's key.
+
+        Raises:
+            InvalidItemError: A key is not a string, or says where an object is in memory and not which it is.
+        """
+        self._state._readable()
+        for item in items:
+            digest = digest_of(item, key)
+            if digest not in self._done and not self._given_up(digest, tries=1):
+                yield item
+
+    async def done(self, item: Any, **values: Any) -> None:
+        """Record an item as done, and values with it: in one atomic step, as cheap as a checkpoint.
+
+        Args:
+            item: Which; recording it twice is no error.
+            **values: Keys of the state and their new values, as for `TaskState.checkpoint`.
+
+        Raises:
+            InvalidItemError: The item has no stable string form.
+            InvalidKeyError: A key cannot be one; nothing is recorded.
+            InvalidValueError: A value is not JSON; nothing is recorded.
+        """
+        await self._record_done(digest_of(item), values)
+
+    async def failed(self, item: Any, error: BaseException | str) -> None:
+        """Record that an item failed; a later attempt of the task will try it again.
+
+        Args:
+            item: Which.
+            error: Why; its type and message are kept, the first 1,000 characters.
+
+        Raises:
+            InvalidItemError: The item has no stable string form.
+        """
+        await self._record_failed(digest_of(item), str(item), error)
+
+    async def process(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        fn: Callable[[T], Awaitable[R]] | Callable[[T], R],
+        *,
+        key: Callable[[T], str] = str,
+        concurrency: int = 16,
+        max_attempts: int = 1,
+        on_error: Literal["raise", "collect"] = "raise",
+        record: Callable[[T, R], Mapping[str, Any]] | None = None,
+    ) -> WorkSummary:
+        """Call `fn` with each item that is left to do, and record each as done when its call returned.
+
+        An item whose call raises is tried again, up to `max_attempts` times, and then recorded as failed. The same
+        attempt of the task does not try it again, even when a new process goes on with it; the next attempt does.
+
+        Args:
+            items: All items, done or not; taken one by one, no faster than they are processed.
+            fn: An async function, or a plain one, which then runs in a worker thread.
+            key: Gives an item's key.
+            concurrency: How many calls run at once, at most.
+            max_attempts: How often this attempt of the task tries an item.
+            on_error: What an item that failed for good does: "raise" cancels the calls that are running and raises;
+                "collect" goes on, and the summary says which failed.
+            record: Called with an item and what `fn` returned for it; the values it returns are recorded in the same
+                atomic step as the item. Not awaited, so a running total can be kept in it.
+
+        Raises:
+            WorkFailedError: An item failed for good and `on_error` is "raise".
+            InvalidItemError: A key is not a string, or not a stable one.
+            InvalidArgumentError: `fn` cannot be called, a number is below 1, or `on_error` is neither of the two.
+        """
+        from async_task_state.processing import Run  # noqa: PLC0415 - it imports this module
+
+        run = Run(self, fn, key, concurrency, max_attempts, on_error, record)
+        return await run.over(items)
+
+    async def _record_done(self, digest: bytes, values: Mapping[str, Any]) -> None:
+        pending = self._state._writable()
+        pending.check()
+        changes = self._state._encode(values, self._state._retention)
+        with pending.lock:
+            if digest not in self._done:
+                self._done.add(digest)
+                if self._failures.pop(digest, None) is not None:
+                    changes[self._failed_keys + digest.hex()] = (None, None)
+                self._append(digest, pending, changes)
+            pending.add(changes)
+        await self._state._pace(pending)
+
+    def _append(self, digest: bytes, pending: Pending, changes: dict[str, Change]) -> None:
+        self._tail += digest
+        if len(self._tail) < SEGMENT_ITEMS * DIGEST_BYTES:
+            pending.produce(self._tail_key, self._encode_tail)
+        else:
+            changes[self._tail_key] = (self._encode_tail(), None)
+            pending.settle_producer(self._tail_key)
+            self._begin_tail(self._tail_number + 1)
+
+    async def _record_failed(self, digest: bytes, item: str, error: BaseException | str) -> None:
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        pending = self._state._writable()
+        pending.check()
+        attempt = self._state.attempt
+        earlier = self._failures.get(digest)
+        failure = Failure(
+            item,
+            text[:MAX_ERROR_CHARS],
+            1 if earlier is None else earlier.tries + 1,
+            attempt,
+            1 if earlier is None or earlier.attempt != attempt else earlier.attempt_tries + 1,
+        )
+        key = self._failed_keys + digest.hex()
+        change = (encode(key, asdict(failure), self._state._max_bytes), None)
+        with pending.lock:
+            self._failures[digest] = failure
+            pending.add({key: change})
+        await self._state._pace(pending)
+
+    def _given_up(self, digest: bytes, tries: int) -> bool:
+        """Whether this attempt of the task has tried an item that often and failed."""
+        failure = self._failures.get(digest)
+        return (
+            failure is not None and failure.attempt == self._state.attempt and failure.attempt_tries >= tries
+        )
+
+    def _load(self, values: dict[str, str]) -> None:
+        mine = [key for key in values if key.startswith((self._segments, self._failed_keys))]
+        last = b""
+        for key in sorted(mine):
+            # Taken out of the state's copy: the set holds them from here on.
+            value = decode(values.pop(key))
+            if key.startswith(self._failed_keys):
+                self._failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**value)
+                continue
+            last = b64decode(value)
+            if last[:1] != CODEC:
+                raise StoreError(
+                    f"work set {self._name!r} was written by a newer version: upgrade async-task-state"
+                )
+            self._done.update(last[at : at + DIGEST_BYTES] for at in range(1, len(last), DIGEST_BYTES))
+            self._tail_number = int(key[len(self._segments) :])
+        if len(last) - 1 < SEGMENT_ITEMS * DIGEST_BYTES:
+            self._begin_tail(self._tail_number, last[1:])
+        else:
+            self._begin_tail(self._tail_number + 1)
+
+    def _forget(self) -> None:
+        self._done.clear()
+        self._failures.clear()
+        self._begin_tail(0)
+
+    def _begin_tail(self, number: int, digests: bytes = b"") -> None:
+        self._tail = bytearray(digests)
+        self._tail_number = number
+        # Ten digits, so that text order is number order.
+        self._tail_key = f"{self._segments}{number:010d}"
+
+    def _encode_tail(self) -> str:
+        return f'"{b64encode(CODEC + self._tail).decode()}"'
+
+
+def digest_of(item: Any, key: Callable[[Any], object] = str) -> bytes:
+    """The digest of an item's key.
+
+    Raises:
+        InvalidItemError: The key is not a string, or says where an object is in memory and not which it is.
+    """
+    text = key(item)
+    if not isinstance(text, str):
+        raise InvalidItemError(
+            f"the key of a work item must be a string, not {type(text).__name__}: {text!r}"
+        )
+    kind = type(item)
+    if key is str and (kind.__str__, kind.__repr__) == (object.__str__, object.__repr__):
+        raise InvalidItemError(
+            f"a {type(item).__name__} has no string form that stays the same: give key= to name items"
+        )
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()

@@ -1,0 +1,369 @@
+"""Coalescing and group commit: one thread a process and store, which owns the connection and its own event loop.
+
+A thread, because a caller's loop may be blocked, abandoned by a timeout, or trio's, and what it has recorded must be
+saved all the same. Recording is a dict update under a lock; the thread swaps the pending changes of all scopes out,
+commits them in one transaction, and puts them back under anything newer when that fails. While a commit is under way
+the next batch gathers, as in a database's own group commit, so load makes batches larger and not queues longer.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
+
+from async_task_state.errors import AsyncTaskStateError, StateNotOpenError, StoreError, StoreUnavailableError
+from async_task_state.pending import Flight, Pending, Waiter
+from async_task_state.stores import open_store
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from async_task_state.scopes import TaskScope
+    from async_task_state.settings import Settings
+    from async_task_state.stores import Snapshot, Store
+
+__all__ = ["Writer", "drain", "shutdown", "writer_for"]
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS: Final = 0.05
+LAST_RETRY_SECONDS: Final = 5.0
+FOREVER: Final = float("inf")
+
+
+class Writer:
+    """Commits what the states of this process record, to one store.
+
+    Args:
+        store: Used by the writer's thread alone from here on.
+        settings: For the timeouts.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.trouble: Callable[[Pending], Exception] | None = None
+        self.gone = False
+        self._settings = settings
+        self._gate = threading.Lock()
+        self._queue: list[Pending] = []
+        self._due = FOREVER
+        self._not_before = 0.0
+        self._retry_after = FIRST_RETRY_SECONDS
+        self._saving: list[Flight] = []
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._away_because: Exception | None = None
+        self._bell: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._holders: WeakValueDictionary[TaskScope, Pending] = WeakValueDictionary()
+        self._loop: asyncio.AbstractEventLoop
+        self._started = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._main, name="async-task-state", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    async def open(self, scope: TaskScope, attempt: int | None, max_delay: float) -> tuple[Pending, bool]:
+        """Take the lease of a scope; also whether an earlier holder left anything.
+
+        Raises:
+            StaleAttemptError: A later attempt has held the scope.
+            StoreError: The store cannot serve, or has not answered for `outage_timeout`.
+        """
+        earlier = self._holders.get(scope)
+        if earlier is not None:
+            # A handle that this process abandoned may hold what is not saved yet; the lease must not overtake it.
+            with contextlib.suppress(AsyncTaskStateError):
+                await earlier.flush()
+        snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt)
+        pending = Pending(self, snapshot.lease, snapshot.entries, max_delay)
+        self._holders[scope] = pending
+        return pending, bool(snapshot.entries)
+
+    async def call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+        """Run a method of the store on the writer's thread, again while it is unavailable, and return its answer."""
+        waiter = Waiter()
+        self._loop.call_soon_threadsafe(self._spawn, waiter, method, args)
+        return await waiter.wait()
+
+    def enqueue(self, pending: Pending) -> None:
+        """Commit a holder's changes when they are due. Its lock is held."""
+        with self._gate:
+            self._queue.append(pending)
+            earlier = pending.due < self._due
+            if earlier:
+                self._due = pending.due
+        if earlier:
+            self._ring()
+
+    def hurry(self) -> None:
+        """Commit everything in the queue now."""
+        with self._gate:
+            if self._due <= 0 or not self._queue:
+                return
+            self._due = 0
+        self._ring()
+
+    def drain(self) -> None:
+        """Block this thread until everything is saved, at most `exit_timeout`; log what is not."""
+        import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
+
+        future = asyncio.run_coroutine_threadsafe(self._drained(), self._loop)
+        concurrent.futures.wait([future], self._settings.exit_timeout)
+        future.cancel()
+        with self._gate:
+            left = {id(pending): pending for pending in [*self._queue, *(f.pending for f in self._saving)]}
+        for pending in left.values():
+            log.error(
+                "not saved within [async_task_state] exit_timeout = %g s: %s",
+                self._settings.exit_timeout,
+                pending.unsaved(),
+            )
+
+    def stop(self) -> None:
+        """Drain, close the store and end the thread."""
+        self.drain()
+        self.disown(_stopped)
+        self._stopping = True
+        self._ring()
+        self._thread.join(self._settings.exit_timeout)
+
+    def disown(self, trouble: Callable[[Pending], Exception]) -> None:
+        """Make every handle of this writer raise `trouble`, for there is no thread any more that could save it."""
+        self.gone, self.trouble = True, trouble
+
+    def _main(self) -> None:
+        import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
+
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
+
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        try:
+            while not self._stopping:
+                wake_at = max(self._due, self._not_before)
+                if wake_at > time.monotonic():
+                    await self._sleep_until(wake_at)
+                else:
+                    await self._save(self._take())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self.store.close()
+
+    def _ring(self) -> None:
+        # The loop is gone only when the process is on its way out; what was recorded is then drain()'s to report.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake_up)
+
+    def _wake_up(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    async def _sleep_until(self, moment: float) -> None:
+        self._bell = self._loop.create_future()
+        alarm = None if moment == FOREVER else self._loop.call_at(moment, self._wake_up)
+        try:
+            await self._bell
+        finally:
+            self._bell = None
+            if alarm is not None:
+                alarm.cancel()
+
+    def _take(self) -> list[Flight]:
+        with self._gate:
+            queue, self._queue = self._queue, []
+            self._due = FOREVER
+        # Outside the gate: a recording thread holds its own lock when it comes to the gate.
+        self._saving = [pending.take() for pending in queue]
+        return self._saving
+
+    async def _save(self, flights: list[Flight]) -> None:
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(self._settings.outage_timeout, self._declare_outage)
+        try:
+            fenced = await self.store.commit([flight.batch for flight in flights])
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was recorded must not be lost
+            self._retry(flights, error)
+            return
+        self._watchdog.cancel()
+        self._watchdog = None
+        self._retry_after = FIRST_RETRY_SECONDS
+        self._not_before = 0.0
+        if self.trouble == self._outage:
+            log.warning("the store is back: what was not saved now is")
+            self.trouble = None
+        self._away_because = None
+        waiters: list[Waiter] = []
+        for flight in flights:
+            waiters += flight.pending.settle(fenced=flight.batch.lease in fenced)
+        self._saving = []
+        _wake(waiters)
+
+    def _retry(self, flights: list[Flight], error: Exception) -> None:
+        if not isinstance(error, StoreError):
+            log.error("the store raised what a store must not raise", exc_info=error)
+        elif self._away_because is None:
+            log.warning("could not save, will try again: %s", error)
+        self._away_because = error
+        for flight in flights:
+            flight.pending.put_back()
+        self._saving = []
+        self._not_before = time.monotonic() + self._retry_after * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        self._retry_after = min(self._retry_after * 2, LAST_RETRY_SECONDS)
+        self.hurry()
+        # Waiting mends an outage; it does not mend a corrupt file.
+        if self.trouble is not None or not isinstance(error, StoreUnavailableError):
+            self._declare_outage()
+
+    def _declare_outage(self) -> None:
+        if self.trouble is None:
+            log.error("saving has failed for good or for too long; still trying: %s", self._why_away())
+            self.trouble = self._outage
+        with self._gate:
+            holders = [*self._queue, *(flight.pending for flight in self._saving)]
+        _wake(waiter for pending in holders for waiter in pending.fail_waiters(self._outage))
+
+    def _outage(self, pending: Pending) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"{self._why_away()}; not saved, and still being tried: {pending.unsaved()}"
+        )
+
+    def _why_away(self) -> str:
+        if self._away_because is not None and not isinstance(self._away_because, StoreUnavailableError):
+            return str(self._away_because)
+        cause = "it does not answer" if self._away_because is None else str(self._away_because)
+        return f"the store has been away for [async_task_state] outage_timeout = {self._settings.outage_timeout:g} s ({cause})"
+
+    def _spawn(
+        self, waiter: Waiter, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
+    ) -> None:
+        task = self._loop.create_task(self._answer(waiter, method, args))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(
+        self, waiter: Waiter, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
+    ) -> None:
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        give_up = time.monotonic() + self._settings.outage_timeout
+        delay = FIRST_RETRY_SECONDS
+        # A caller that has gone must not take a lease later, from whoever has it then.
+        while not waiter.abandoned:
+            try:
+                waiter.result = await method(*args)
+            except StoreUnavailableError as error:
+                if time.monotonic() + delay < give_up:
+                    await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                    delay = min(delay * 2, LAST_RETRY_SECONDS)
+                    continue
+                waiter.error = error
+            except Exception as error:  # noqa: BLE001 - the caller's to handle
+                waiter.error = error
+            break
+        _wake([waiter])
+
+    async def _drained(self) -> None:
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        while self._queue or self._saving:
+            self._not_before = 0.0
+            self.hurry()
+            self._wake_up()
+            await asyncio.sleep(0.001)
+
+
+_writers: dict[object, Writer] = {}
+_writers_lock = threading.Lock()
+_inherited: list[Writer] = []
+
+
+def writer_for(store: str | Store, settings: Settings) -> Writer:
+    """This process's writer for a store, given as a dsn or as itself; made when there is none."""
+    with _writers_lock:
+        writer = _writers.get(store)
+        if writer is None:
+            if not _writers:
+                atexit.register(shutdown)
+            opened = (
+                open_store(store, default_retention=settings.default_retention)
+                if isinstance(store, str)
+                else store
+            )
+            writer = _writers[store] = Writer(opened, settings)
+        return writer
+
+
+def drain() -> None:
+    """Block until everything that this process has recorded is saved, at most `exit_timeout` a store.
+
+    Airflow's task processes leave without running `atexit`; the listener calls this before they do.
+    """
+    for writer in list(_writers.values()):
+        writer.drain()
+
+
+def shutdown() -> None:
+    """Drain, close every store and end the threads; a state opened later starts anew."""
+    with _writers_lock:
+        writers = list(_writers.values())
+        _writers.clear()
+    for writer in writers:
+        writer.stop()
+
+
+def _wake(waiters: Iterable[Waiter]) -> None:
+    """Wake callers with one call a loop, not one a caller."""
+    loops: defaultdict[Any, list[Waiter]] = defaultdict(list)
+    for waiter in waiters:
+        loops[waiter.loop].append(waiter)
+    for loop, group in loops.items():
+        # asyncio's name for it, and trio's.
+        post = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        # A loop that is closed has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            post(_wake_all, group)
+
+
+def _wake_all(waiters: list[Waiter]) -> None:
+    for waiter in waiters:
+        waiter.wake()
+
+
+def _opened_before_fork(pending: Pending) -> StateNotOpenError:
+    return StateNotOpenError(
+        f"the state of {pending.lease.scope} was opened by the process that this one was forked from: open it here"
+    )
+
+
+def _stopped(pending: Pending) -> StateNotOpenError:
+    return StateNotOpenError(
+        f"the state of {pending.lease.scope} was opened before this process shut its stores down"
+    )
+
+
+def _forget_parents_writers() -> None:
+    global _writers_lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _writers_lock = threading.Lock()
+    # Kept for ever: SQLite must not close in a child what the parent has open.
+    _inherited.extend(_writers.values())
+    for writer in _writers.values():
+        writer.disown(_opened_before_fork)
+    _writers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents_writers)
