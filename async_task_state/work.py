@@ -11,7 +11,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode
 from async_task_state.errors import InvalidItemError, InvalidKeyError, StoreError
@@ -317,8 +317,8 @@ def digest_of(item: Any, key: Callable[[Any], object] = str) -> bytes:
         raise InvalidItemError(
             f"the key of a work item must be a string, not {type(text).__name__}: {text!r}"
         )
-    kind = type(item)
-    if key is str and (kind.__str__, kind.__repr__) == (object.__str__, object.__repr__):
+    kind, plain = type(item), cast("Any", object)
+    if key is str and (kind.__str__, kind.__repr__) == (plain.__str__, plain.__repr__):
         raise InvalidItemError(
             f"a {type(item).__name__} has no string form that stays the same: give key= to name items"
         )

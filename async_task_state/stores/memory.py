@@ -64,13 +64,13 @@ class MemoryStore:
         """See `Store.acquire`."""
         record = self._records.get(scope)
         if record is None:
-            lease = Lease(scope, next(self._ids), attempt or 1, 1)
+            lease = Lease(scope, next(self._ids), 1 if attempt is None else attempt, 1)
             record = self._records[scope] = _Record(lease, time.time())
         else:
             held = record.lease
             if attempt is not None and attempt < held.attempt:
                 raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
-            record.lease = replace(held, attempt=attempt or held.attempt, epoch=held.epoch + 1)
+            record.lease = replace(held, attempt=held.attempt if attempt is None else attempt, epoch=held.epoch + 1)
             record.touched_at = time.time()
         return Snapshot(record.lease, record.live())
 

@@ -265,15 +265,16 @@ def _find(db: sqlite3.Connection, scope: TaskScope) -> Lease | None:
 def _acquire(db: sqlite3.Connection, scope: TaskScope, attempt: int | None) -> Snapshot:
     held = _find(db, scope)
     if held is None:
+        first = 1 if attempt is None else attempt
         cursor = db.execute(
             "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
             " VALUES (?, ?, ?, ?, ?, ?, 1, ?)",
-            (*_key_of(scope), attempt or 1, time.time()),
+            (*_key_of(scope), first, time.time()),
         )
-        return Snapshot(Lease(scope, cursor.lastrowid or 0, attempt or 1, 1), {})
+        return Snapshot(Lease(scope, cursor.lastrowid or 0, first, 1), {})
     if attempt is not None and attempt < held.attempt:
         raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
-    lease = Lease(scope, held.scope_id, attempt or held.attempt, held.epoch + 1)
+    lease = Lease(scope, held.scope_id, held.attempt if attempt is None else attempt, held.epoch + 1)
     db.execute(
         "UPDATE scope SET attempt = ?, epoch = ?, touched_at = ? WHERE id = ?",
         (lease.attempt, lease.epoch, time.time(), lease.scope_id),

@@ -1,0 +1,244 @@
+"""Processing files: what `ProcessFilesTrigger` and `ProcessFilesOperator` both do, on the same state."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+import anyio.to_thread
+from fsspec.core import url_to_fs
+from fsspec.utils import stringify_path
+from upath import UPath
+
+from async_task_state.errors import InvalidArgumentError, ProcessorError, SourceError, WorkFailedError
+from async_task_state.settings import is_number
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+    from fsspec import AbstractFileSystem
+
+    from async_task_state.state import TaskState
+
+__all__ = ["FileWork", "Source", "load_processor"]
+
+Source: TypeAlias = "str | os.PathLike[str] | list[str]"
+
+log = logging.getLogger(__name__)
+
+WORK_SET: Final = "files"
+TOTALS: Final = "totals"
+CHUNK: Final = 500
+"""How many files are looked up in one hop to a worker thread."""
+_MODIFIED: Final = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "modified",
+    "updated",
+    "ETag",
+    "etag",
+    "created",
+)
+"""What file systems call the moment, or the tag, that changes with a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file to process: where it is, and the key that it is recognised by."""
+
+    path: UPath
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileWork:
+    """Which files to process, and how; see `ProcessFilesOperator` for the arguments.
+
+    Raises:
+        InvalidArgumentError: An argument is of the wrong type or out of range.
+    """
+
+    source: Source
+    processor: str | Callable[..., Any]
+    concurrency: int = 16
+    max_attempts: int = 1
+    on_error: Literal["raise", "collect"] = "raise"
+    identity: Literal["stat", "path"] = "stat"
+    require_files: bool = False
+    max_delay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.identity not in ("stat", "path"):
+            raise InvalidArgumentError(f"identity must be 'stat' or 'path', not {self.identity!r}")
+        if self.on_error not in ("raise", "collect"):
+            raise InvalidArgumentError(f"on_error must be 'raise' or 'collect', not {self.on_error!r}")
+        for name in ("concurrency", "max_attempts"):
+            number = getattr(self, name)
+            if type(number) is not int or number < 1:
+                raise InvalidArgumentError(f"{name} must be an integer of at least 1, not {number!r}")
+        if self.max_delay is not None and not (is_number(self.max_delay) and self.max_delay > 0):
+            raise InvalidArgumentError(
+                f"max_delay must be a number of seconds above 0, not {self.max_delay!r}"
+            )
+
+    async def run(self, state: TaskState) -> dict[str, Any]:
+        """Process what remains and say what came of it; a file that failed for good makes the status "failed".
+
+        Raises:
+            ProcessorError: The processor cannot be imported or called.
+            SourceError: There is no file, and `require_files` is set.
+        """
+        process = with_state(load_processor(self.processor), state)
+        totals: dict[str, float] = await state.get(TOTALS, {})
+
+        def add_up(_file: File, result: object) -> dict[str, Any]:
+            if not isinstance(result, Mapping):
+                return {}
+            for name, number in result.items():
+                if isinstance(number, (int, float)):
+                    totals[name] = totals.get(name, 0) + number
+            return {TOTALS: totals}
+
+        try:
+            summary = await state.work(WORK_SET).process(
+                list_files(self.source, self.identity),
+                process,
+                key=lambda file: file.key,
+                concurrency=self.concurrency,
+                max_attempts=self.max_attempts,
+                on_error=self.on_error,
+                record=add_up,
+            )
+            status = "success"
+        except WorkFailedError as error:
+            summary, status = error.summary, "failed"
+        if not summary.done + summary.skipped + summary.failed:
+            if self.require_files:
+                raise SourceError(f"there is no file in {self.source!r}, and require_files is set")
+            log.warning("there is no file in %r", self.source)
+        return {
+            **summary.as_event(),
+            "status": status,
+            "failures": [
+                {"file": path_of(failure.item, self.identity), "error": failure.error}
+                for failure in summary.failures
+            ],
+            "totals": totals,
+        }
+
+
+def load_processor(processor: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a dotted path names; a function is returned as it is.
+
+    Raises:
+        ProcessorError: The path cannot be imported, or what it names cannot be called.
+    """
+    if isinstance(processor, str):
+        try:
+            found: Any = resolve_name(processor)
+        except Exception as error:
+            raise ProcessorError(
+                f"the processor {processor!r} cannot be imported ({type(error).__name__}: {error}); it must be the"
+                " dotted path of a function in a module that is installed, or in the plugins folder, on workers and"
+                " triggerers"
+            ) from error
+    else:
+        found = processor
+    if not callable(found) or inspect.ismodule(found):
+        raise ProcessorError(f"the processor {processor!r} is a {type(found).__name__} and cannot be called")
+    return found
+
+
+def with_state(processor: Callable[..., Any], state: TaskState) -> Callable[[File], Any]:
+    """A processor as a function of the file alone; it is given the state where it takes a second argument."""
+    try:
+        inspect.signature(processor).bind(None, None)
+        arguments: tuple[TaskState, ...] = (state,)
+    except TypeError:
+        arguments = ()
+    except ValueError:
+        # A builtin that does not say what it takes.
+        arguments = ()
+
+    if inspect.iscoroutinefunction(processor) or inspect.iscoroutinefunction(type(processor).__call__):
+
+        async def process(file: File) -> Any:
+            return await processor(file.path, *arguments)
+
+        return process
+    return lambda file: processor(file.path, *arguments)
+
+
+async def list_files(source: Source, identity: str) -> AsyncIterator[File]:
+    """The files of a source, in a stable order; every look at the file system is made in a worker thread."""
+    chunks = _chunks(source, identity)
+    while chunk := await anyio.to_thread.run_sync(next, chunks, None):
+        for file in chunk:
+            yield file
+
+
+def path_of(key: str, identity: str) -> str:
+    """The path within a file's key."""
+    return key.rpartition("#")[0] if identity == "stat" else key
+
+
+def _chunks(source: Source, identity: str) -> Iterator[list[File]]:
+    files = _listed(source, identity) if isinstance(source, (list, tuple)) else _found(source, identity)
+    while chunk := list(islice(files, CHUNK)):
+        yield chunk
+
+
+def _listed(paths: Iterable[str], identity: str) -> Iterator[File]:
+    for path in paths:
+        file_system, name = url_to_fs(path)
+        try:
+            info = file_system.info(name) if identity == "stat" else {}
+        except FileNotFoundError:
+            # Left to the processor, whose error is then recorded with the file.
+            info = {}
+        yield _file(file_system, name, info, identity)
+
+
+def _found(source: str | os.PathLike[str], identity: str) -> Iterator[File]:
+    file_system, root = url_to_fs(stringify_path(source))
+    for name, info in _walk(file_system, root):
+        if info["type"] == "file":
+            yield _file(file_system, name, info, identity)
+
+
+def _walk(file_system: AbstractFileSystem, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if file_system.exists(root):
+        if file_system.isfile(root):
+            yield root, file_system.info(root)
+            return
+        for _, folders, files in file_system.walk(root, detail=True):
+            # In place, for walk() descends in this order.
+            for name, info in sorted(folders.items()):
+                del folders[name]
+                folders[name] = info
+            for _, info in sorted(files.items()):
+                yield info["name"], info
+    else:
+        yield from sorted(file_system.glob(root, detail=True).items())
+
+
+def _file(file_system: AbstractFileSystem, name: str, info: dict[str, Any], identity: str) -> File:
+    local = "file" in _protocols(file_system)
+    path = name if local else file_system.unstrip_protocol(name)
+    key = path
+    if identity == "stat":
+        modified = next((str(info[field]) for field in _MODIFIED if info.get(field) is not None), "")
+        key = f"{path}#{info.get('size', '')},{modified}"
+    return File(UPath(path) if local else UPath(path, **file_system.storage_options), key)
+
+
+def _protocols(file_system: AbstractFileSystem) -> tuple[str, ...]:
+    protocol = file_system.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

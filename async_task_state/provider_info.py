@@ -1,0 +1,68 @@
+"""What Airflow's provider manager is told: triggers, operators, and the options of `[async_task_state]`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from async_task_state.settings import DEFAULTS, SECTION
+
+__all__ = ["get_provider_info"]
+
+_NAME = "Async task state"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Airflow's entry point `apache_airflow_provider`."""
+    return {
+        "package-name": "async-task-state",
+        "name": _NAME,
+        "description": "Durable async checkpoints for deferrable triggers and async tasks.",
+        "integrations": [{"integration-name": _NAME, "external-doc-url": "", "tags": ["software"]}],
+        "operators": [{"integration-name": _NAME, "python-modules": ["async_task_state.operators"]}],
+        "triggers": [
+            {
+                "integration-name": _NAME,
+                "python-modules": ["async_task_state.triggers.checkpoint", "async_task_state.triggers.files"],
+            }
+        ],
+        "config": {
+            SECTION: {
+                "description": "Where the state of triggers and async tasks is kept, and how.",
+                "options": {
+                    "dsn": {
+                        "description": (
+                            "The store: sqlite:/// and the absolute path of a file, for one machine. Empty means"
+                            " async_task_state.db under AIRFLOW_HOME. With an executor that runs tasks on other"
+                            " machines SQLite is refused, unless the dsn ends with ?single_machine=true."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "sensitive": True,
+                        "example": "sqlite:////var/lib/airflow/state.db",
+                        "default": "",
+                    },
+                    **{name: _option(name, text) for name, text in _NUMBERS.items()},
+                },
+            }
+        },
+    }
+
+
+_NUMBERS = {
+    "max_delay": "Seconds until a checkpoint is durable, at most, while the store is reachable.",
+    "outage_timeout": "Seconds that the store may be away before calls raise StoreUnavailableError.",
+    "exit_timeout": "Seconds that leaving a state, or the process, may take to save what is pending.",
+    "max_value_bytes": "The longest JSON of one value, in bytes.",
+    "default_retention_days": "Days after its last write that a key is kept; 0 keeps it for ever.",
+}
+
+
+def _option(name: str, description: str) -> dict[str, Any]:
+    default = DEFAULTS[name]
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": "integer" if isinstance(default, int) else "float",
+        "example": None,
+        "default": str(default),
+    }

@@ -1,0 +1,132 @@
+"""The base of triggers that keep state."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.triggers.base import BaseTrigger
+
+from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
+from async_task_state.scopes import TaskScope, running_task
+from async_task_state.state import TaskState, task_state
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from airflow.triggers.base import TriggerEvent
+
+__all__ = ["CheckpointTrigger"]
+
+
+class CheckpointTrigger(BaseTrigger):
+    """A trigger whose state is that of the task that deferred to it, and outlives the triggerer.
+
+    Subclasses write `serialize()`, as for any trigger, and `run_with_state()` in place of `run()`. When the triggerer
+    dies, or the trigger is moved to another one, the next process is given what was checkpointed.
+
+    Two triggerers may run the same trigger for a while. The one that opened the state last owns it; the other ends
+    quietly, as cancelled, for a trigger that fails makes Airflow fail the task.
+
+    Attributes:
+        max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
+    """
+
+    max_delay: float | None = None
+
+    # dag.test() runs a trigger in the process of the task that deferred, and does not tell it whose it is.
+    _deferring: ClassVar[tuple[TaskScope, int] | None] = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._state: TaskState | None = None
+        CheckpointTrigger._deferring = running_task() or CheckpointTrigger._deferring
+
+    @abstractmethod
+    def run_with_state(self, state: TaskState) -> AsyncGenerator[TriggerEvent, None]:
+        """What the trigger does, as an async generator that yields its events.
+
+        Args:
+            state: Open; what was recorded in it is durable before an event leaves.
+        """
+
+    async def on_user_kill(self, state: TaskState) -> None:
+        """Called when a user cleared or marked the task: the place to cancel remote work.
+
+        Not called when the trigger was only moved to another triggerer, which Airflow's `on_kill` cannot tell apart.
+        Airflow bounds its time by `[triggerer] on_kill_timeout`.
+
+        Args:
+            state: Open, under the lease that `run_with_state` had.
+        """
+
+    def task_state(self) -> TaskState:
+        """The state of the task that deferred to this trigger, for an author who writes `run()` by hand.
+
+        Raises:
+            NoScopeError: No task instance is known: the trigger watches an asset, or runs outside a triggerer.
+        """
+        task_instance: Any = self.task_instance
+        if task_instance is not None:
+            scope, attempt = TaskScope.from_airflow(task_instance), task_instance.try_number
+        elif CheckpointTrigger._deferring is not None:
+            scope, attempt = CheckpointTrigger._deferring
+        else:
+            raise NoScopeError(
+                f"{type(self).__name__} has no task instance: only a trigger that a task deferred to has a task's state"
+            )
+        self._state = task_state(scope, attempt=attempt, max_delay=self.max_delay)
+        return self._state
+
+    async def run(self) -> AsyncGenerator[TriggerEvent, None]:
+        """Open the state, run the author's part, and let no event leave before what it rests on is durable."""
+        try:
+            async with self.task_state() as state, aclosing(self._events(state)) as events:
+                async for event in events:
+                    yield event
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            if not await self._is_fenced(error):
+                raise
+            self.log.info(
+                "another trigger or a later attempt has taken over: ending without an event (%s)", error
+            )
+            raise asyncio.CancelledError from error
+
+    async def on_kill(self) -> None:
+        """Call `on_user_kill` if this trigger still owns the state, and do nothing if it was only moved."""
+        state = self._state
+        try:
+            if state is None or not await state.is_current():
+                self.log.info(
+                    "on_user_kill is not called: this trigger was replaced, or never opened its state"
+                )
+                return
+        except StateNotOpenError:
+            self.log.warning("killed while its state was being opened: on_user_kill is not called")
+            return
+        async with state:
+            await self.on_user_kill(state)
+
+    async def _events(self, state: TaskState) -> AsyncGenerator[TriggerEvent, None]:
+        async with aclosing(self.run_with_state(state)) as events:
+            async for event in events:
+                # An event resumes the task, which opens the state and so fences what is not saved yet; and the event
+                # of a trigger that was replaced must not leave at all.
+                if not await state.is_current():
+                    raise StaleWriterError(f"{state.scope} has another holder")
+                yield event
+
+    async def _is_fenced(self, error: BaseException) -> bool:
+        """Whether an error ends a trigger that has been replaced: then it is nobody's failure."""
+        if isinstance(error, StaleWriterError):
+            return True
+        if self._state is None:
+            return False
+        try:
+            return not await self._state.is_current()
+        except AsyncTaskStateError:
+            return False
