@@ -24,8 +24,8 @@ __all__ = [
     "ScopeInfo",
     "Snapshot",
     "Store",
-    "is_machine_local",
     "open_store",
+    "sqlite_path",
     "stale_attempt",
 ]
 
@@ -152,7 +152,7 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
     if scheme == "sqlite" and colon:
         from async_task_state.stores.sqlite import SQLiteStore  # noqa: PLC0415 - one store is loaded, not all
 
-        return SQLiteStore(_sqlite_path(dsn), default_retention=default_retention)
+        return SQLiteStore(sqlite_path(dsn), default_retention=default_retention)
     kind = f"{scheme!r}" if colon and scheme.isidentifier() else "without a known kind before its colon"
     raise SettingsError(f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path or memory:")
 
@@ -166,7 +166,12 @@ def stale_attempt(scope: TaskScope, attempt: int, stored: int) -> str:
     )
 
 
-def _sqlite_path(dsn: str) -> str:
+def sqlite_path(dsn: str) -> str:
+    """The file that a sqlite dsn names.
+
+    Raises:
+        SettingsError: The dsn is malformed.
+    """
     path, _, query = dsn.removeprefix("sqlite:///").partition("?")
     if not dsn.startswith("sqlite:///") or not path.startswith("/") or path.endswith("/"):
         raise SettingsError(
