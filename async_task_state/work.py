@@ -9,7 +9,7 @@ once in 10^17 sets.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
@@ -32,6 +32,9 @@ DIGEST_BYTES: Final = 12
 SEGMENT_ITEMS: Final = 256
 CODEC: Final = b"\x01"
 """The first byte of every segment: which encoding the rest is in."""
+# Of one length.
+SEGMENTS: Final = f"{RESERVED_PREFIX}work:"
+FAILURES: Final = f"{RESERVED_PREFIX}fail:"
 MAX_NAME_CHARS: Final = 200
 MAX_ERROR_CHARS: Final = 1000
 SHOWN_FAILURES: Final = 10
@@ -62,6 +65,14 @@ class WorkCounts:
 
     done: int
     failed: int
+
+
+@dataclass(slots=True)
+class WorkRecord:
+    """What a scope's entries hold of one work set: how many items are done, and which failed."""
+
+    done: int = 0
+    failures: list[Failure] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +121,8 @@ class WorkSet:
             )
         self._state = state
         self._name = name
-        self._segments = f"{RESERVED_PREFIX}work:{name}:"
-        self._failed_keys = f"{RESERVED_PREFIX}fail:{name}:"
+        self._segments = f"{SEGMENTS}{name}:"
+        self._failed_keys = f"{FAILURES}{name}:"
         self._done: set[bytes] = set()
         self._failures: dict[bytes, Failure] = {}
         self._tail = bytearray()
@@ -271,23 +282,21 @@ class WorkSet:
         )
 
     def _load(self, values: dict[str, str]) -> None:
-        mine = [key for key in values if key.startswith((self._segments, self._failed_keys))]
+        # To the last colon: another set's name may begin with this one's and a colon.
+        prefixes = (self._segments, self._failed_keys)
+        mine = [key for key in values if key.startswith(prefixes) and key[: key.rindex(":") + 1] in prefixes]
         last = b""
         for key in sorted(mine):
             # Taken out of the state's copy: the set holds them from here on.
-            value = decode(values.pop(key))
+            text = values.pop(key)
             if key.startswith(self._failed_keys):
-                self._failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**value)
+                self._failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**decode(text))
                 continue
-            last = b64decode(value)
-            if last[:1] != CODEC:
-                raise StoreError(
-                    f"work set {self._name!r} was written by a newer version: upgrade async-task-state"
-                )
-            self._done.update(last[at : at + DIGEST_BYTES] for at in range(1, len(last), DIGEST_BYTES))
+            last = digests_in(text, self._name)
+            self._done.update(last[at : at + DIGEST_BYTES] for at in range(0, len(last), DIGEST_BYTES))
             self._tail_number = int(key[len(self._segments) :])
-        if len(last) - 1 < SEGMENT_ITEMS * DIGEST_BYTES:
-            self._begin_tail(self._tail_number, last[1:])
+        if len(last) < SEGMENT_ITEMS * DIGEST_BYTES:
+            self._begin_tail(self._tail_number, last)
         else:
             self._begin_tail(self._tail_number + 1)
 
@@ -304,6 +313,37 @@ class WorkSet:
 
     def _encode_tail(self) -> str:
         return f'"{b64encode(CODEC + self._tail).decode()}"'
+
+
+def work_records(entries: Mapping[str, str]) -> dict[str, WorkRecord]:
+    """Every work set in a scope's entries, by name, for those who only look: no lease, no sets of digests.
+
+    Raises:
+        StoreError: A newer version wrote one of them.
+    """
+    records: dict[str, WorkRecord] = {}
+    for key, text in sorted(entries.items()):
+        if not key.startswith((SEGMENTS, FAILURES)):
+            continue
+        name = key[len(SEGMENTS) :].rpartition(":")[0]
+        record = records.setdefault(name, WorkRecord())
+        if key.startswith(SEGMENTS):
+            record.done += len(digests_in(text, name)) // DIGEST_BYTES
+        else:
+            record.failures.append(Failure(**decode(text)))
+    return records
+
+
+def digests_in(text: str, name: str) -> bytes:
+    """The digests of one segment of a work set, joined.
+
+    Raises:
+        StoreError: A newer version wrote it.
+    """
+    segment = b64decode(decode(text))
+    if segment[:1] != CODEC:
+        raise StoreError(f"work set {name!r} was written by a newer version: upgrade async-task-state")
+    return segment[1:]
 
 
 def digest_of(item: Any, key: Callable[[Any], object] = str) -> bytes:
