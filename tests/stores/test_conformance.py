@@ -1,0 +1,24 @@
+"""Every store keeps the promises of the `Store` protocol."""
+
+import pytest
+
+from async_task_state.stores.memory import MemoryStore
+from async_task_state.stores.sqlite import SQLiteStore
+from async_task_state.testing import StoreConformance
+
+
+class TestMemoryStore(StoreConformance):
+    def make_store(self, default_retention):
+        return MemoryStore(default_retention=default_retention)
+
+
+class TestSQLiteStore(StoreConformance):
+    @pytest.fixture(autouse=True)
+    def _path(self, tmp_path):
+        self.path = tmp_path / "state.db"
+
+    def make_store(self, default_retention):
+        return SQLiteStore(self.path, default_retention=default_retention)
+
+    def reopen(self, store):
+        return SQLiteStore(self.path)
