@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import anyio.to_thread
 from fsspec.core import url_to_fs
@@ -153,7 +153,8 @@ def load_processor(processor: str | Callable[..., Any]) -> Callable[..., Any]:
         found = processor
     if not callable(found) or inspect.ismodule(found):
         raise ProcessorError(f"the processor {processor!r} is a {type(found).__name__} and cannot be called")
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def with_state(processor: Callable[..., Any], state: TaskState) -> Callable[[File], Any]:

@@ -270,9 +270,7 @@ class Pending:
             if flight is None:
                 return []
             if fenced:
-                self.error = self.stale()
-                self._changes.clear()
-                self._producers.clear()
+                self._lose(self.stale())
                 for waiter in flight.waiters:
                     waiter.error = self.stale()
             elif flight.calls:
@@ -281,6 +279,11 @@ class Pending:
                 self._bytes += flight.bytes
                 self._lag = time.monotonic() - flight.since
             return flight.waiters
+
+    def abandon(self, error: Exception) -> None:
+        """Lose what is not durable and refuse everything after it, as the death of the process would."""
+        with self.lock:
+            self._lose(error)
 
     def fail_waiters(self, error: Callable[[Pending], Exception]) -> list[Waiter]:
         """Give up on everybody who waits; the changes stay. The waiters to wake."""
@@ -311,6 +314,12 @@ class Pending:
             f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder:"
             " another one has opened or cleared this state since, and nothing more of this one is saved"
         )
+
+    def _lose(self, error: Exception) -> None:
+        self.error = error
+        self._changes.clear()
+        self._producers.clear()
+        self._cleared = False
 
     def _enqueue(self, delay: float) -> None:
         self._queued = True

@@ -222,6 +222,11 @@ class TaskState:
         return self._resumed
 
     @property
+    def is_open(self) -> bool:
+        """Whether it is entered and not yet left."""
+        return self._depth > 0
+
+    @property
     def stats(self) -> Stats:
         """What this handle has recorded and committed so far."""
         return Stats() if self._pending is None else self._pending.stats

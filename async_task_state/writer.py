@@ -65,7 +65,7 @@ class Writer:
         self._bell: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._holders: WeakValueDictionary[TaskScope, Pending] = WeakValueDictionary()
-        self._loop: asyncio.AbstractEventLoop
+        self.loop: asyncio.AbstractEventLoop
         self._started = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="async-task-state", daemon=True)
@@ -92,7 +92,7 @@ class Writer:
     async def call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
         """Run a method of the store on the writer's thread, again while it is unavailable, and return its answer."""
         waiter = Waiter()
-        self._loop.call_soon_threadsafe(self._spawn, waiter, method, args)
+        self.loop.call_soon_threadsafe(self._spawn, waiter, method, args)
         return await waiter.wait()
 
     def enqueue(self, pending: Pending) -> None:
@@ -117,7 +117,7 @@ class Writer:
         """Block this thread until everything is saved, at most `exit_timeout`; log what is not."""
         import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
 
-        future = asyncio.run_coroutine_threadsafe(self._drained(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._drained(), self.loop)
         concurrent.futures.wait([future], self._settings.exit_timeout)
         future.cancel()
         with self._gate:
@@ -149,7 +149,7 @@ class Writer:
     async def _serve(self) -> None:
         import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
 
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._started.set()
         try:
             while not self._stopping:
@@ -166,15 +166,15 @@ class Writer:
     def _ring(self) -> None:
         # The loop is gone only when the process is on its way out; what was recorded is then drain()'s to report.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._wake_up)
+            self.loop.call_soon_threadsafe(self._wake_up)
 
     def _wake_up(self) -> None:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
     async def _sleep_until(self, moment: float) -> None:
-        self._bell = self._loop.create_future()
-        alarm = None if moment == FOREVER else self._loop.call_at(moment, self._wake_up)
+        self._bell = self.loop.create_future()
+        alarm = None if moment == FOREVER else self.loop.call_at(moment, self._wake_up)
         try:
             await self._bell
         finally:
@@ -192,7 +192,7 @@ class Writer:
 
     async def _save(self, flights: list[Flight]) -> None:
         if self._watchdog is None:
-            self._watchdog = self._loop.call_later(self._settings.outage_timeout, self._declare_outage)
+            self._watchdog = self.loop.call_later(self._settings.outage_timeout, self._declare_outage)
         try:
             fenced = await self.store.commit([flight.batch for flight in flights])
         except Exception as error:  # noqa: BLE001 - whatever it is, what was recorded must not be lost
@@ -250,7 +250,7 @@ class Writer:
     def _spawn(
         self, waiter: Waiter, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
     ) -> None:
-        task = self._loop.create_task(self._answer(waiter, method, args))
+        task = self.loop.create_task(self._answer(waiter, method, args))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from airflow.triggers.base import TriggerEvent
 
+    from async_task_state.stores import Store
+
 __all__ = ["CheckpointTrigger"]
 
 
@@ -32,16 +34,19 @@ class CheckpointTrigger(BaseTrigger):
 
     Attributes:
         max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
+        store: A dsn or a store of its own; None takes `[async_task_state] dsn`, as the task does.
     """
 
     max_delay: float | None = None
+    store: str | Store | None = None
 
+    _state: TaskState | None = None
+    _fired = False
     # dag.test() runs a trigger in the process of the task that deferred, and does not tell it whose it is.
     _deferring: ClassVar[tuple[TaskScope, int] | None] = None
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._state: TaskState | None = None
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         CheckpointTrigger._deferring = running_task() or CheckpointTrigger._deferring
 
     @abstractmethod
@@ -77,7 +82,7 @@ class CheckpointTrigger(BaseTrigger):
             raise NoScopeError(
                 f"{type(self).__name__} has no task instance: only a trigger that a task deferred to has a task's state"
             )
-        self._state = task_state(scope, attempt=attempt, max_delay=self.max_delay)
+        self._state = task_state(scope, attempt=attempt, store=self.store, max_delay=self.max_delay)
         return self._state
 
     async def run(self) -> AsyncGenerator[TriggerEvent, None]:
@@ -97,13 +102,14 @@ class CheckpointTrigger(BaseTrigger):
             raise asyncio.CancelledError from error
 
     async def on_kill(self) -> None:
-        """Call `on_user_kill` if this trigger still owns the state, and do nothing if it was only moved."""
+        """Call `on_user_kill` if this trigger still owns the state; not if it was only moved, or has fired."""
         state = self._state
+        # Airflow also kills a trigger whose event has resumed the task, which then looks after itself.
+        if state is None or self._fired:
+            return
         try:
-            if state is None or not await state.is_current():
-                self.log.info(
-                    "on_user_kill is not called: this trigger was replaced, or never opened its state"
-                )
+            if not await state.is_current():
+                self.log.info("on_user_kill is not called: another trigger or attempt has taken over")
                 return
         except StateNotOpenError:
             self.log.warning("killed while its state was being opened: on_user_kill is not called")
@@ -118,6 +124,7 @@ class CheckpointTrigger(BaseTrigger):
                 # of a trigger that was replaced must not leave at all.
                 if not await state.is_current():
                     raise StaleWriterError(f"{state.scope} has another holder")
+                self._fired = True
                 yield event
 
     async def _is_fenced(self, error: BaseException) -> bool:

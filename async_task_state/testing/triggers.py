@@ -1,0 +1,196 @@
+"""Running a trigger as the triggerer does, and ending it in every way that the triggerer can."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Literal
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from airflow.models.trigger import Trigger
+
+from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.errors import InvalidArgumentError, StaleWriterError
+from async_task_state.scopes import TaskScope
+from async_task_state.settings import load_settings
+from async_task_state.stores.memory import MemoryStore
+from async_task_state.work import WorkCounts, work_records
+from async_task_state.writer import Writer, writer_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.triggers.base import TriggerEvent
+
+    from async_task_state.state import TaskState
+    from async_task_state.triggers.checkpoint import CheckpointTrigger
+
+__all__ = ["TriggerRun", "run_trigger"]
+
+USER_ACTION: Final = "__airflow_user_action__"
+"""The message of the cancellation by which Airflow tells `on_kill` is wanted."""
+
+_stores: WeakKeyDictionary[CheckpointTrigger, MemoryStore] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRun:
+    """What one run of a trigger left.
+
+    Attributes:
+        events: What it fired, in order.
+        values: Every key of its state, as the next process will find it.
+        work: How many items of each work set are done and failed.
+    """
+
+    events: list[TriggerEvent]
+    values: dict[str, Any]
+    work: dict[str, WorkCounts]
+
+
+async def run_trigger(
+    trigger: CheckpointTrigger,
+    *,
+    stop: Literal["shutdown", "crash", "user_kill", "move"] | None = None,
+    when: Callable[[TaskState], bool] | None = None,
+    scope: TaskScope | None = None,
+    attempt: int = 1,
+    timeout: float = 30.0,
+) -> TriggerRun:
+    """Run a trigger as the triggerer does; on asyncio, as the triggerer is.
+
+    Each run makes a new trigger from what `trigger.serialize()` gives, through Airflow's own serialization, so
+    nothing that was set on `self` survives. All runs of one `trigger` share one store in memory: what was durable
+    when a run ended is what the next one finds. That a trigger resumes takes five lines to prove:
+
+        async def test_resumes():
+            trigger = LoadFiles(["a", "b", "c"])
+            await run_trigger(trigger, stop="crash", when=lambda state: state.work("files").counts.done == 2)
+            run = await run_trigger(trigger)
+            assert run.work["files"].done == 3
+
+    Args:
+        trigger: What to run; it is not run itself. Its `store`, if it has one, is used in place of the one in memory.
+        stop: How to end it before it ends by itself. "shutdown": cancelled, as by SIGTERM to the triggerer. "crash":
+            what is not durable is lost, as by SIGKILL; the trigger's own `finally` blocks do run, but cannot save
+            anything. "user_kill": cancelled and `on_kill()` called, as when a user clears the task. "move": the same,
+            after another holder has opened the state, as when another triggerer took over.
+        when: Called with the open state at every turn of the event loop until it is true; then the trigger is
+            stopped. None stops it as soon as its state is open.
+        scope: The task it belongs to.
+        attempt: That task's try number.
+        timeout: Seconds after which `TimeoutError` is raised.
+
+    Returns:
+        The events, and what is durable.
+
+    Raises:
+        InvalidArgumentError: `stop` is not one of the four.
+        AssertionError: The trigger ended before `when` was true.
+        Exception: Whatever the trigger raises; Airflow would fail the task.
+    """
+    if stop not in (None, "shutdown", "crash", "user_kill", "move"):
+        raise InvalidArgumentError(
+            f"stop must be 'shutdown', 'crash', 'user_kill', 'move' or None, not {stop!r}"
+        )
+    scope = scope or TaskScope("dag", "run", "task")
+    running = _rebuild(trigger, scope, attempt)
+    events: list[TriggerEvent] = []
+    task = asyncio.create_task(_drive(running, events))
+    try:
+        if stop is not None:
+            await _until(running, task, when, time.monotonic() + timeout)
+            _stop(running, task, stop)
+        done, _ = await asyncio.wait([task], timeout=timeout)
+        if not done:
+            raise TimeoutError(f"the trigger has not ended within {timeout:g} s; events so far: {events}")
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    # Airflow drops a trigger that ended as cancelled without a word.
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+    return await _outcome(running, scope, events)
+
+
+def _rebuild(trigger: CheckpointTrigger, scope: TaskScope, attempt: int) -> CheckpointTrigger:
+    class_path, arguments = trigger.serialize()
+    arguments = Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(arguments))
+    running: CheckpointTrigger = resolve_name(class_path)(**arguments)
+    running.store = trigger.store or _stores.setdefault(trigger, MemoryStore())
+    task_instance: Any = SimpleNamespace(
+        id=uuid4(),
+        dag_id=scope.dag_id,
+        run_id=scope.run_id,
+        task_id=scope.task_id,
+        map_index=scope.map_index,
+        region_id=scope.region_id,
+        try_number=attempt,
+    )
+    running.task_instance = task_instance
+    return running
+
+
+async def _drive(trigger: CheckpointTrigger, events: list[TriggerEvent]) -> None:
+    """What the triggerer does with a trigger, in its own order."""
+    try:
+        async for event in trigger.run():
+            events.append(event)  # noqa: PERF401 - what was fired before an error must not be lost
+    except asyncio.CancelledError as error:
+        if error.args == (USER_ACTION,):
+            await trigger.on_kill()
+        raise
+    finally:
+        await trigger.cleanup()
+
+
+async def _until(
+    trigger: CheckpointTrigger,
+    task: asyncio.Task[None],
+    when: Callable[[TaskState], bool] | None,
+    deadline: float,
+) -> None:
+    while not ((state := trigger._state) is not None and state.is_open and (when is None or when(state))):
+        if task.done():
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+            raise AssertionError("the trigger ended before when() was true")
+        if time.monotonic() > deadline:
+            raise TimeoutError("when() has not become true in time")
+        await asyncio.sleep(0)
+
+
+def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str) -> None:
+    state = trigger._state
+    if state is None or state._pending is None:
+        raise AssertionError("only a trigger whose state is open is stopped")
+    if how == "crash":
+        state._pending.abandon(StaleWriterError("run_trigger() has crashed this trigger"))
+    elif how == "move":
+        writer = _writer_of(trigger)
+        # Without letting the event loop run: the trigger stands still meanwhile, as in a triggerer that is frozen.
+        asyncio.run_coroutine_threadsafe(
+            writer.store.acquire(state.scope, state.attempt), writer.loop
+        ).result()
+    task.cancel(*([USER_ACTION] if how in ("user_kill", "move") else []))
+
+
+async def _outcome(trigger: CheckpointTrigger, scope: TaskScope, events: list[TriggerEvent]) -> TriggerRun:
+    writer = _writer_of(trigger)
+    snapshot = await writer.call(writer.store.read, scope)
+    entries = {} if snapshot is None else snapshot.entries
+    values = {key: decode(text) for key, text in entries.items() if not key.startswith(RESERVED_PREFIX)}
+    work = {
+        name: WorkCounts(record.done, len(record.failures)) for name, record in work_records(entries).items()
+    }
+    return TriggerRun(events, values, work)
+
+
+def _writer_of(trigger: CheckpointTrigger) -> Writer:
+    if trigger.store is None:
+        raise AssertionError("run_trigger() gives every trigger a store")
+    return writer_for(trigger.store, load_settings())
