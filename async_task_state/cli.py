@@ -1,0 +1,332 @@
+"""The command line: look at states, watch one move, clear one, and check that they are kept well."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import os
+import sys
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+from uuid import UUID
+
+from rich.text import Text
+
+from async_task_state import cli_views as views
+from async_task_state.cli_check import checks, no_database
+from async_task_state.cli_watch import WatchView, follow, writing
+from async_task_state.errors import AsyncTaskStateError
+from async_task_state.scopes import TaskScope
+from async_task_state.settings import load_settings
+from async_task_state.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from async_task_state.settings import Settings
+    from async_task_state.stores import ScopeInfo, Snapshot, Store
+
+__all__ = ["main"]
+
+T = TypeVar("T")
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+_SCOPE_KEYS: Final = "dag_id, run_id, task_id, map_index, region_id"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments; None takes the process's.
+
+    Returns:
+        The exit code: 0 ok, 1 failed, 2 wrong usage.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(with_demo="demo" in argv).parse_args(argv)
+    try:
+        return int(args.run(args))
+    except AsyncTaskStateError as error:
+        views.Screen().note(f"error: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        # Which is how a watch ends.
+        return OK if args.command == "watch" else INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away; what Python flushes as it exits must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--dsn", help="the store; without it the one that Airflow's configuration names")
+    common.add_argument("--json", action="store_true", help="print JSON")
+
+    scope = argparse.ArgumentParser(add_help=False)
+    scope.add_argument("dag_id", metavar="DAG")
+    scope.add_argument("run_id", metavar="RUN")
+    scope.add_argument("task_id", metavar="TASK")
+    scope.add_argument("--map-index", type=int, default=-1, metavar="N", help="the index of a mapped task")
+    scope.add_argument("--region-id", type=UUID, metavar="UUID", help="the loop region of a task in one")
+
+    parser = argparse.ArgumentParser(
+        prog="async-task-state",
+        description="The state that triggers and async tasks keep: list it, look at it, watch it grow, clear it.",
+        parents=[common],
+    )
+    parser.set_defaults(dsn=None, json=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('async-task-state')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+
+    def add(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        *parents: argparse.ArgumentParser,
+        more: str = "",
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}. {more}".strip(),
+            parents=[*parents, common],
+        )
+        made.set_defaults(run=run)
+        return made
+
+    listing = add(
+        "list",
+        _list,
+        "list the states, the most recently changed first",
+        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch, keys (how many) and updated_at.",
+    )
+    listing.add_argument("--dag", help="only this DAG's")
+    listing.add_argument("--run", dest="only_run", help="only this run's")
+    listing.add_argument("--task", help="only this task's")
+    add(
+        "show",
+        _show,
+        "show one state: its keys and values, its work sets, the items that failed",
+        scope,
+        more=f"As JSON: an object with {_SCOPE_KEYS}, attempt, epoch, keys, updated_at, values (an object) and work"
+        " (a list of objects with name, done, failed and failures: item, error, tries, attempt).",
+    )
+    watch = add(
+        "watch",
+        _watch,
+        "follow one state while it changes, until Ctrl-C",
+        scope,
+        more=f"As JSON: a line at each look, an object with time, {_SCOPE_KEYS}, attempt, epoch, values and work"
+        " (a list of objects with name, done, failed, total, rate in items a second and seconds_left).",
+    )
+    watch.add_argument("--work", metavar="NAME", help="only this work set")
+    watch.add_argument(
+        "--total",
+        type=_total,
+        metavar="N|KEY",
+        help="how many items there are, or the key of the state that says it; gives a bar and the time left",
+    )
+    watch.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between looks (default: 1)"
+    )
+    watch.add_argument("--until", type=_count, metavar="N", help="end when N items are done")
+    clear = add(
+        "clear",
+        _clear,
+        "remove all that a state holds, and fence whoever is writing it",
+        scope,
+        more="A task or trigger that is at work on it can save nothing more: its next call raises StaleWriterError."
+        f" As JSON: an object with {_SCOPE_KEYS} and removed (how many rows).",
+    )
+    clear.add_argument("--yes", action="store_true", help="do not ask")
+    add(
+        "purge",
+        _purge,
+        "delete keys that have expired, and states untouched for default_retention_days",
+        more="As JSON: an object with purged (how many rows).",
+    )
+    add(
+        "check",
+        _check,
+        "check the settings, and that the store can be used and suits the executor",
+        more="Leaves nothing behind; exits with 1 if anything is wrong. As JSON: an object with ok and checks (a list"
+        " of objects with check, ok and detail).",
+    )
+    demo = commands.add_parser("demo", help="kill a real Airflow's triggerer half way and see the work go on")
+    if with_demo:
+        from async_task_state import demo as demonstration  # noqa: PLC0415 - only for those who want it
+
+        demonstration.add_arguments(demo)
+        demo.set_defaults(run=demonstration.run)
+    return parser
+
+
+class _NotFoundError(AsyncTaskStateError):
+    """Nothing is stored where the command was told to look."""
+
+
+def _list(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    dsn, store = _open(args)
+    absent = no_database(dsn)
+    infos = [] if absent else _ask(store, store.scopes(args.dag, args.only_run, args.task))
+    if args.json:
+        screen.document([views.info_document(info) for info in infos])
+    elif infos:
+        screen.show(views.scopes_table(infos, screen))
+    if not infos:
+        narrowed = args.dag or args.only_run or args.task
+        screen.note(absent or ("no state matches" if narrowed else "no state is stored yet"))
+    return OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    dsn, store = _open(args)
+    info, snapshot = _ask(store, _find(dsn, store, _scope(args)))
+    if args.json:
+        screen.document(views.state_document(info, snapshot))
+    else:
+        screen.show(views.state_view(info, snapshot, screen))
+    return OK
+
+
+def _watch(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    view = WatchView(_scope(args), args.total, args.work)
+    dsn, store = _open(args)
+    with writing(screen, as_json=args.json) as write:
+        _ask(store, follow(dsn, store, view, write, interval=args.interval, until=args.until))
+    return OK
+
+
+def _clear(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    scope = _scope(args)
+    dsn, store = _open(args)
+    info, snapshot = _ask(store, _find(dsn, store, scope))
+    if not args.yes:
+        if not sys.stdin.isatty():
+            screen.note("error: there is no terminal to ask on: say --yes")
+            return USAGE
+        screen.note(f"{scope} holds {views.what_is_stored(snapshot)}.")
+        screen.note(f"If its attempt {info.attempt} is still at work it is fenced: it can save nothing more.")
+        if not _confirmed(screen, "Remove all of it? [y/N] "):
+            screen.note("nothing was removed")
+            return FAILED
+    removed = _ask(store, store.clear(scope)) or 0
+    if args.json:
+        screen.document({**views.scope_document(scope), "removed": removed})
+    else:
+        screen.show(
+            Text(
+                f"cleared {views.plain(str(scope))}: removed {views.what_is_stored(snapshot)};"
+                " whoever was writing it is fenced"
+            )
+        )
+    return OK
+
+
+def _confirmed(screen: views.Screen, question: str) -> bool:
+    try:
+        return screen.errors.input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+def _purge(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    dsn, store = _open(args, retention=_settings().default_retention)
+    absent = no_database(dsn)
+    if absent:
+        screen.note(absent)
+    purged = 0 if absent else _ask(store, store.purge())
+    if args.json:
+        screen.document({"purged": purged})
+    else:
+        screen.show(Text(f"purged {purged:,} {'row' if purged == 1 else 'rows'}"))
+    return OK
+
+
+def _check(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    with _stdout_is_ours():
+        found = list(checks(args.dsn))
+    failed = sum(not check.ok for check in found)
+    if args.json:
+        answers = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in found]
+        screen.document({"ok": not failed, "checks": answers})
+    else:
+        screen.show(views.checks_table(found))
+        screen.show(Text(f"{failed} of {len(found)} failed" if failed else "all is well"))
+    return FAILED if failed else OK
+
+
+def _open(args: argparse.Namespace, *, retention: float | None = None) -> tuple[str, Store]:
+    dsn = _settings().dsn if args.dsn is None else args.dsn
+    return dsn, open_store(dsn, default_retention=retention)
+
+
+def _settings() -> Settings:
+    with _stdout_is_ours():
+        return load_settings()
+
+
+def _stdout_is_ours() -> redirect_stdout[TextIO]:
+    """What Airflow logs as it is imported goes where it is no part of the output."""
+    return redirect_stdout(sys.stderr)
+
+
+def _scope(args: argparse.Namespace) -> TaskScope:
+    return TaskScope(args.dag_id, args.run_id, args.task_id, args.map_index, args.region_id)
+
+
+async def _find(dsn: str, store: Store, scope: TaskScope) -> tuple[ScopeInfo, Snapshot]:
+    if absent := no_database(dsn):
+        raise _NotFoundError(absent)
+    snapshot = await store.read(scope)
+    infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
+    info = next((info for info in infos if info.scope == scope), None)
+    if snapshot is None or info is None:
+        others = ", ".join(str(info.scope) for info in infos[:5])
+        hint = f"; there is for {others} (say --map-index)" if others else ": see async-task-state list"
+        raise _NotFoundError(f"nothing is stored for {scope}{hint}")
+    return info, snapshot
+
+
+def _ask(store: Store, question: Coroutine[Any, Any, T]) -> T:
+    async def ask() -> T:
+        try:
+            return await question
+        finally:
+            await store.close()
+
+    return asyncio.run(ask())
+
+
+def _total(text: str) -> int | str:
+    return _count(text) if text.removeprefix("-").isdecimal() else text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
+    return seconds

@@ -1,0 +1,144 @@
+"""`async-task-state check`: would a state be kept here, and if not, what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
+from async_task_state.scopes import TaskScope
+from async_task_state.settings import SECTION, Settings, check_executor, load_settings
+from async_task_state.stores import Batch, Lease, open_store, sqlite_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Check", "checks", "no_database"]
+
+SCOPE: Final = TaskScope("async-task-state", "check", "check")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer.
+
+    Args:
+        name: What was asked about.
+        ok: Whether all is well.
+        detail: What was found; where it is not well, with what to do.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def checks(dsn: str | None) -> Iterator[Check]:
+    """Ask one thing after another, as far as the answers allow; nothing is left behind.
+
+    Args:
+        dsn: The store to ask about; None is the configured one.
+    """
+    settings = _check("settings", _settings)
+    yield settings
+    if dsn is None:
+        if not settings.ok:
+            return
+        dsn = load_settings().dsn
+    known = _check("dsn", lambda: _dsn(dsn))
+    yield known
+    if not known.ok:
+        return
+    yield _check("executor", lambda: _executor(dsn))
+    if dsn.startswith("sqlite:"):
+        yield _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
+    yield _check("store", lambda: asyncio.run(_store(dsn)))
+
+
+def no_database(dsn: str) -> str | None:
+    """What to say instead of making a database for somebody who only looks."""
+    if not dsn.startswith("sqlite:"):
+        return None
+    path = Path(sqlite_path(dsn))
+    return None if path.exists() else f"there is no database yet at {path}"
+
+
+def _check(name: str, ask: Callable[[], str]) -> Check:
+    try:
+        return Check(name, ok=True, detail=ask())
+    except AsyncTaskStateError as error:
+        return Check(name, ok=False, detail=str(error))
+    except Exception as error:  # noqa: BLE001 - Airflow's configuration can be broken in any way
+        return Check(name, ok=False, detail=f"{type(error).__name__}: {error}")
+
+
+def _settings() -> str:
+    settings = load_settings()
+    from airflow.configuration import conf  # noqa: PLC0415 - load_settings() has taken the second it takes
+
+    known = [option.name for option in fields(Settings)]
+    given = {name.removesuffix("_cmd").removesuffix("_secret") for name in conf.getsection(SECTION) or {}}
+    if unknown := sorted(given.difference(known)):
+        raise SettingsError(
+            f"[{SECTION}] {', '.join(unknown)}: no such option; correct the name to one of {', '.join(known)}"
+        )
+    return ", ".join(f"{name} {getattr(settings, name):g}" for name in known if name != "dsn")
+
+
+def _dsn(dsn: str) -> str:
+    open_store(dsn)
+    if dsn.startswith("memory:"):
+        raise SettingsError(
+            "memory: forgets everything when its process ends and is for tests: set [async_task_state] dsn to"
+            " sqlite:/// and the absolute path of a file"
+        )
+    return shown(dsn)
+
+
+def shown(dsn: str) -> str:
+    """A dsn that may be printed: whole if its kind has no password, else the kind alone."""
+    return dsn if dsn.startswith(("sqlite:", "memory:")) else f"{dsn.partition(':')[0]}:..."
+
+
+def _executor(dsn: str) -> str:
+    check_executor(dsn)
+    from airflow.configuration import conf  # noqa: PLC0415 - as above
+
+    return f"right for {conf.get('core', 'executor')}"
+
+
+async def _directory(database: Path) -> str:
+    """Keep a state in a database beside the real one: SQLite needs room there, and files of its own."""
+    directory = database.parent
+    try:
+        with TemporaryDirectory(prefix=".async-task-state-check-", dir=directory) as beside:
+            store = open_store(f"sqlite:///{beside}/check.db")
+            try:
+                lease = (await store.acquire(SCOPE, 1)).lease
+                await store.commit([Batch(lease, {"key": ('"value"', None)})])
+            finally:
+                await store.close()
+    except OSError as error:
+        raise StoreError(
+            f"no file can be made in {directory} ({error.strerror}): make that directory, correct its permissions, or"
+            " change [async_task_state] dsn"
+        ) from error
+    except StoreError as error:
+        raise StoreError(f"no database can be kept in {directory}: {error}") from error
+    return f"{directory} can be written"
+
+
+async def _store(dsn: str) -> str:
+    """Commit on a lease that nobody was given: it goes all the way and changes nothing."""
+    if absent := no_database(dsn):
+        return f"{absent}: it is made on first use"
+    store = open_store(dsn)
+    try:
+        await store.commit([Batch(Lease(SCOPE, -1, 0, 0))])
+        found = len(await store.scopes())
+    finally:
+        await store.close()
+    return f"can be read and written, and holds {found:,} {'state' if found == 1 else 'states'}"

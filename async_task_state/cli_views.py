@@ -1,0 +1,275 @@
+"""What the command line shows, each thing twice: as something to read and as a JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console, Group
+from rich.pretty import Pretty
+from rich.table import Table
+from rich.text import Text
+
+from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.work import work_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from async_task_state.cli_check import Check
+    from async_task_state.scopes import TaskScope
+    from async_task_state.stores import ScopeInfo, Snapshot
+    from async_task_state.work import Failure
+
+__all__ = [
+    "Screen",
+    "by_item",
+    "checks_table",
+    "clock",
+    "failed_text",
+    "info_document",
+    "moment",
+    "plain",
+    "readable",
+    "scope_document",
+    "scopes_table",
+    "state_document",
+    "state_view",
+    "user_values",
+    "values_view",
+    "what_is_stored",
+]
+
+SHOWN_KEYS: Final = 100
+SHOWN_FAILURES: Final = 10
+WIDE: Final = 100_000
+"""A width that nothing reaches, so that what is not a terminal gets whole lines."""
+
+
+class Screen:
+    """Where a command writes: styled to the width of a terminal, or whole plain lines where there is none."""
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdout.isatty()
+        self.console = self._console(stderr=False)
+        self.errors = self._console(stderr=True)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether what was written can be drawn over."""
+        return self.is_terminal and not self.console.is_dumb_terminal
+
+    def show(self, view: RenderableType) -> None:
+        """Write something to read."""
+        if self.is_terminal:
+            self.console.print(view)
+            return
+        with self.console.capture() as captured:
+            self.console.print(view)
+        print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", flush=True)  # noqa: T201
+
+    def document(self, document: Any, *, indent: int | None = 2) -> None:
+        """Write JSON."""
+        print(json.dumps(document, indent=indent), flush=True)  # noqa: T201
+
+    def note(self, text: str) -> None:
+        """Tell the person, and not the program that reads the output."""
+        self.errors.print(Text(plain(text)))
+
+    @staticmethod
+    def _console(*, stderr: bool) -> Console:
+        is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+        return Console(
+            stderr=stderr,
+            force_terminal=is_terminal,
+            width=None if is_terminal else WIDE,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+
+def scope_document(scope: TaskScope) -> dict[str, Any]:
+    """The keys that say whose state a document is of."""
+    return {
+        "dag_id": scope.dag_id,
+        "run_id": scope.run_id,
+        "task_id": scope.task_id,
+        "map_index": scope.map_index,
+        "region_id": None if scope.region_id is None else str(scope.region_id),
+    }
+
+
+def info_document(info: ScopeInfo) -> dict[str, Any]:
+    """A state in a listing."""
+    return {
+        **scope_document(info.scope),
+        "attempt": info.attempt,
+        "epoch": info.epoch,
+        "keys": info.keys,
+        "updated_at": moment(info.updated_at).isoformat(),
+    }
+
+
+def scopes_table(infos: Sequence[ScopeInfo], screen: Screen) -> Table:
+    """A listing of states."""
+    regions = any(info.scope.region_id is not None for info in infos)
+    headers = ["dag", "run", "task", "map", *(["region"] if regions else []), "attempt", "keys", "changed"]
+    listing = table(*headers, right={"map", "attempt", "keys"})
+    for info in infos:
+        scope = info.scope
+        listing.add_row(
+            *(Text(plain(text)) for text in (scope.dag_id, scope.run_id, scope.task_id)),
+            "" if scope.map_index == -1 else str(scope.map_index),
+            *([str(scope.region_id or "")] if regions else []),
+            str(info.attempt),
+            f"{info.keys:,}",
+            ago(info.updated_at) if screen.is_terminal else readable(info.updated_at),
+        )
+    return listing
+
+
+def state_document(info: ScopeInfo, snapshot: Snapshot) -> dict[str, Any]:
+    """One state with everything in it."""
+    return {
+        **info_document(info),
+        "values": user_values(snapshot),
+        "work": [
+            {
+                "name": name,
+                "done": record.done,
+                "failed": len(record.failures),
+                "failures": [
+                    {
+                        "item": failure.item,
+                        "error": failure.error,
+                        "tries": failure.tries,
+                        "attempt": failure.attempt,
+                    }
+                    for failure in by_item(record.failures)
+                ],
+            }
+            for name, record in work_records(snapshot.entries).items()
+        ],
+    }
+
+
+def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
+    """One state, each part of it bounded."""
+    changed = readable(info.updated_at)
+    if screen.is_terminal:
+        changed += f" ({ago(info.updated_at)})"
+    parts: list[RenderableType] = [
+        Text(plain(str(info.scope)), style="bold"),
+        Text(f"attempt {info.attempt}, epoch {info.epoch}, changed {changed}"),
+        Text(),
+        *values_view(user_values(snapshot), SHOWN_KEYS),
+    ]
+    records = work_records(snapshot.entries)
+    if records:
+        counts = table("work set", "done", "failed", right={"done", "failed"})
+        for name, record in records.items():
+            counts.add_row(Text(plain(name)), f"{record.done:,}", failed_text(len(record.failures)))
+        parts += [Text(), counts]
+    for name, record in records.items():
+        if record.failures:
+            failures = table(f"failed in {plain(name)}", "tries", "error", right={"tries"})
+            for failure in by_item(record.failures)[:SHOWN_FAILURES]:
+                failures.add_row(Text(plain(failure.item)), f"{failure.tries:,}", Text(plain(failure.error)))
+            parts += [Text(), failures, *_rest(len(record.failures), SHOWN_FAILURES)]
+    return Group(*parts)
+
+
+def what_is_stored(snapshot: Snapshot) -> str:
+    """One line on what a state holds."""
+    keys = len(user_values(snapshot))
+    works = (
+        f"work set {name!r} ({record.done:,} done, {len(record.failures):,} failed)"
+        for name, record in work_records(snapshot.entries).items()
+    )
+    return ", ".join([f"{keys:,} {'key' if keys == 1 else 'keys'}", *works])
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """What was checked and found."""
+    answers = table("check", "result", "found")
+    for check in checks:
+        result = Text("ok", style="green") if check.ok else Text("failed", style="bold red")
+        answers.add_row(check.name, result, Text(plain(check.detail)))
+    return answers
+
+
+def table(*headers: str, right: set[str] | frozenset[str] = frozenset()) -> Table:
+    """A table without lines, whose cells are folded and never cut."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for header in headers:
+        made.add_column(header, justify="right" if header in right else "left", overflow="fold")
+    return made
+
+
+def user_values(snapshot: Snapshot) -> dict[str, Any]:
+    """The keys that users set, with their values."""
+    return {
+        key: decode(text) for key, text in snapshot.entries.items() if not key.startswith(RESERVED_PREFIX)
+    }
+
+
+def by_item(failures: Sequence[Failure]) -> list[Failure]:
+    """Failures in an order that stays the same."""
+    return sorted(failures, key=lambda failure: failure.item)
+
+
+def plain(text: str) -> str:
+    """Text without what a terminal would obey: an item's name or error may hold anything."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def moment(timestamp: float) -> datetime:
+    """A time in UTC, to the second."""
+    return datetime.fromtimestamp(int(timestamp), tz=timezone.utc)
+
+
+def readable(timestamp: float) -> str:
+    """A time as Airflow's pages show it."""
+    return f"{moment(timestamp):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def ago(timestamp: float) -> str:
+    """How long ago a time is, in its largest unit."""
+    seconds = max(0, int(time.time() - timestamp))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def values_view(values: dict[str, Any], limit: int) -> Iterator[RenderableType]:
+    """Keys and their values, no more than `limit`."""
+    if not values:
+        yield Text("no keys", style="dim")
+        return
+    keys = table("key", "value")
+    for key, value in islice(values.items(), limit):
+        keys.add_row(Text(plain(key)), Pretty(value, max_length=10, max_string=200, max_depth=4))
+    yield keys
+    yield from _rest(len(values), limit)
+
+
+def _rest(count: int, shown: int) -> list[Text]:
+    return [Text(f"and {count - shown:,} more: --json has all of them", style="dim")] if count > shown else []
+
+
+def failed_text(failed: int) -> Text:
+    """How many failed."""
+    return Text(f"{failed:,}", style="red" if failed else "")
