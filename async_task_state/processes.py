@@ -156,8 +156,8 @@ def unwinding() -> Iterator[None]:
         yield
         return
 
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+    def leave(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in handlers.items():

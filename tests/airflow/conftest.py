@@ -1,0 +1,27 @@
+"""One real Airflow for all of these tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from async_task_state.sandbox import Sandbox
+
+HERE = Path(__file__).parent
+SECONDS = 300
+
+
+def pytest_collection_modifyitems(items):
+    # The first test waits for Airflow to start; the others for tasks, each of which takes seconds to start.
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+@pytest.fixture(scope="session")
+def airflow():
+    """A running Airflow with the DAGs of this directory; the modules beside them can be imported everywhere."""
+    dags = [path for path in sorted((HERE / "dags").iterdir()) if path.name != "__pycache__"]
+    with Sandbox(*dags, report=print) as sandbox:
+        yield sandbox
