@@ -2,7 +2,78 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
+import pytest
+
+from async_task_state import Settings, TaskScope, TaskState
+from async_task_state.settings import check_executor, load_settings
+from async_task_state.writer import shutdown
+
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=200, help="how often tests/faults kills a process")
     parser.addoption("--seed", type=int, help="the seed of the first of them; random when not given")
+
+
+def pytest_configure(config):
+    # Airflow reads and writes the home of whoever imports it; the library imports it only when asked.
+    home = tempfile.TemporaryDirectory(prefix="airflow-home-")
+    config.add_cleanup(home.cleanup)
+    os.environ["AIRFLOW_HOME"] = home.name
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("asyncio", {"debug": True}), id="asyncio-debug"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _no_writer_left():
+    """A test's writers end with it."""
+    yield
+    shutdown()
+
+
+@pytest.fixture
+def _settings_read_anew():
+    """What was read from Airflow's config is forgotten before a test and after it."""
+    caches = (load_settings, check_executor)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def scope():
+    return TaskScope("dag", "run", "task")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def dsn(request, tmp_path):
+    """A store that holds nothing yet."""
+    return f"memory:{tmp_path}" if request.param == "memory" else f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture
+def settings(dsn):
+    return Settings(dsn=dsn)
+
+
+@pytest.fixture
+def make_state(scope, settings):
+    """Makes the handle that `task_state()` would, without Airflow's config."""
+
+    def make_state(of=scope, *, store=settings.dsn, settings=settings, **options):
+        return TaskState(of, store=store, settings=settings, **options)
+
+    return make_state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sqlite3
 import time
 from pathlib import Path
@@ -225,9 +226,11 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _check_owner(db: sqlite3.Connection, path: Path) -> None:
+    # The owner last: another process may be making all of it, in one transaction, between any two of these.
+    tables = db.execute("SELECT 1 FROM sqlite_master").fetchone()
     version = db.execute("PRAGMA user_version").fetchone()[0]
     owner = db.execute("PRAGMA application_id").fetchone()[0]
-    if owner != APPLICATION_ID and (version or owner or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
+    if owner != APPLICATION_ID and (tables or version or owner):
         raise StoreError(f"the database {path} belongs to another application; change [async_task_state] dsn")
     if version > SCHEMA_VERSION:
         raise StoreError(
@@ -242,6 +245,8 @@ def _create_schema(db: sqlite3.Connection) -> None:
         return
     for statement in SCHEMA.split(";"):
         db.execute(statement)
+    # Ids begin anywhere: a lease of a file that was deleted must not match one of the file made in its place.
+    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('scope', ?)", (secrets.randbits(40),))
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
