@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -23,8 +22,9 @@ from async_task_state.stores import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-MAX_DELAY = 0.1
+MAX_DELAYS = (0.01, 0.1)
 MARGIN = 2.0
 """How much later than `max_delay` a machine that is busy with other things may be."""
 PATIENCE = 60.0
@@ -48,9 +48,10 @@ class Left:
 class Child:
     """The running process and what it has reported so far."""
 
-    def __init__(self, dsn: str, run_id: str, seed: int) -> None:
-        command = [sys.executable, child.__file__, dsn, run_id, str(seed), str(MAX_DELAY)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+    def __init__(self, *command: object) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, bufsize=0
+        )
         self._bytes = b""
         self.reports: list[Report] = []
 
@@ -71,10 +72,18 @@ class Child:
     def kill(self) -> float:
         """Kill it with SIGKILL and take in its last words; when it was killed."""
         moment = time.monotonic()
-        self._process.send_signal(signal.SIGKILL)
-        self._take_in(self._process.communicate()[0], None)
-        assert self._process.returncode == -signal.SIGKILL
+        self.send(signal.SIGKILL)
+        self.wait(-signal.SIGKILL)
         return moment
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, expected: int) -> None:
+        """Take in its last words and how it ended."""
+        self._take_in(self._process.communicate()[0], None)
+        ended = self._process.returncode
+        assert ended == expected, f"the child ended with {ended}, not {expected}"
 
     def _take_in(self, chunk: bytes, until: bytes | None) -> bool:
         data = self._bytes + chunk
@@ -86,8 +95,8 @@ class Child:
 
 
 @contextmanager
-def spawned(dsn: str, run_id: str, seed: int) -> Iterator[Child]:
-    process = Child(dsn, run_id, seed)
+def spawned(*command: object) -> Iterator[Child]:
+    process = Child(*command)
     try:
         yield process
     finally:
@@ -100,24 +109,25 @@ def kill_once(dsn: str, run_id: str, seed: int, before: Left, way: str | None = 
     """Start a child, kill it at a random moment, check all promises; what it left."""
     chance = random.Random(f"kill {seed}")
     way = way or chance.choices(("early", "soon", "late", "overtaken"), (10, 62, 8, 20))[0]
-    with spawned(dsn, run_id, seed) as process:
+    max_delay = chance.choice(MAX_DELAYS)
+    with spawned(child.__file__, dsn, run_id, seed, max_delay) as process:
         if way == "early":
             process.listen(chance.uniform(0, 0.3))
             killed_at = process.kill()
         else:
-            assert process.listen(PATIENCE, until=child.OPENED), f"seed {seed}: the child has not opened its state"
-            process.listen(MAX_DELAY + MARGIN + 0.3 if way == "late" else chance.uniform(0, 0.4))
+            assert process.listen(PATIENCE, until=child.OPENED), f"seed {seed}: the state is not opened"
+            process.listen(max_delay + MARGIN + 0.3 if way == "late" else chance.uniform(0, 0.4))
             if way == "overtaken":
                 killed_at = time.monotonic()
                 seen = take_over(dsn, run_id)
-                assert process.listen(PATIENCE, until=child.FENCED), f"G4, seed {seed}: a stale writer is not told"
-                process.kill()
+                assert process.listen(PATIENCE, until=child.FENCED), f"G4, seed {seed}: the stale is not told"
+                process.wait(0)
             else:
                 killed_at = process.kill()
     left = take_over(dsn, run_id)
     if way == "overtaken":
         assert left == seen, f"G4, seed {seed}: a stale writer has changed the state"
-    check(seed, before, process.reports, left, killed_at)
+    check(seed, before, process.reports, left, killed_at - max_delay - MARGIN)
     return left
 
 
@@ -128,7 +138,7 @@ def take_over(dsn: str, run_id: str) -> Left:
 
 async def _take_over(dsn: str, run_id: str) -> Left:
     scope = child.scope_of(run_id)
-    async with TaskState(scope, store=dsn, settings=child.settings_of(dsn, MAX_DELAY)) as state:
+    async with TaskState(scope, store=dsn, settings=child.settings_of(dsn, 1.0)) as state:
         left = Left(await state.get_all(), set(state.work("items")._done))
         writer, lease = state._pending._writer, state._lease
         stale = replace(lease, epoch=lease.epoch - 1)
@@ -137,13 +147,13 @@ async def _take_over(dsn: str, run_id: str) -> Left:
         return left
 
 
-def check(seed: int, before: Left, reports: list[Report], left: Left, killed_at: float) -> None:
-    """G1, G2 and G3 for what one child has left."""
+def check(seed: int, before: Left, reports: list[Report], left: Left, due: float) -> None:
+    """G1, G2 and G3 for what one child has left; what it had recorded by `due` must be there."""
     durable = recorded = started = seed * child.CALLS_A_SEED - 1
     for report in reports:
         if report.what == child.DURABLE:
             durable = report.number
-        if report.at < killed_at - MAX_DELAY - MARGIN:
+        if report.at < due:
             recorded = report.number
         # What it has done since its last report, it has not reported; a call that is under way may have been saved.
         started = report.number + child.REPORT_EVERY + 1

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from killing import Left, database, kill_once, take_over
 
-from async_task_state.writer import shutdown
-
 KILLS_A_TEST = 25
 LANES = 2
 
@@ -30,8 +28,7 @@ def base_seed(pytestconfig):
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
     """One database for all kills, and what each lane's scope holds at this point."""
-    yield database(tmp_path_factory.mktemp("kill") / "state.db"), [Left() for _ in range(LANES)]
-    shutdown()
+    return database(tmp_path_factory.mktemp("kill") / "state.db"), [Left() for _ in range(LANES)]
 
 
 def test_g1_g2_g3_g4_hold_whenever_a_process_is_killed(kills, base_seed, history):
@@ -51,4 +48,3 @@ def test_g1_a_process_killed_while_it_makes_the_database_leaves_one_that_opens(b
         dsn = database(tmp_path / f"{kill}.db")
         kill_once(dsn, "new", base_seed + kill, Left(), "early")
         take_over(dsn, "new")
-    shutdown()
