@@ -145,7 +145,11 @@ def _executor_names(setting: str) -> list[str]:
 def _is_local_executor(name: str) -> bool:
     if "." not in name:
         return name in LOCAL_EXECUTORS
-    return bool(getattr(resolve_name(name), "is_local", False))
+    try:
+        return bool(getattr(resolve_name(name), "is_local", False))
+    except (ImportError, AttributeError):
+        # One that is installed for the scheduler alone cannot be asked; only remote ones are.
+        return False
 
 
 def is_number(value: object) -> bool:

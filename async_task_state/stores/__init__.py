@@ -178,5 +178,5 @@ def sqlite_path(dsn: str) -> str:
             "a sqlite dsn is sqlite:/// and the absolute path of a file, so four slashes: sqlite:////var/lib/state.db"
         )
     if query not in ("", "single_machine=true"):
-        raise SettingsError(f"a sqlite dsn takes ?single_machine=true and nothing else, not {query!r}")
+        raise SettingsError("a sqlite dsn takes ?single_machine=true after its path and nothing else")
     return path
