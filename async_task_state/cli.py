@@ -65,11 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
+def _common() -> argparse.ArgumentParser:
+    """The options that may stand before the command or after it; made anew for each, for argparse shares them."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--dsn", help="the store; without it the one that Airflow's configuration names")
     common.add_argument("--json", action="store_true", help="print JSON")
+    return common
 
+
+def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     scope = argparse.ArgumentParser(add_help=False)
     scope.add_argument("dag_id", metavar="DAG")
     scope.add_argument("run_id", metavar="RUN")
@@ -80,7 +84,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="async-task-state",
         description="The state that triggers and async tasks keep: list it, look at it, watch it grow, clear it.",
-        parents=[common],
+        parents=[_common()],
     )
     parser.set_defaults(dsn=None, json=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('async-task-state')}")
@@ -97,7 +101,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}. {more}".strip(),
-            parents=[*parents, common],
+            parents=[*parents, _common()],
         )
         made.set_defaults(run=run)
         return made
@@ -132,7 +136,8 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "--total",
         type=_total,
         metavar="N|KEY",
-        help="how many items there are, or the key of the state that says it; gives a bar and the time left",
+        help="how many items each work set shown has, or the key of the state that says it: gives a bar and the time"
+        " left",
     )
     watch.add_argument(
         "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between looks (default: 1)"
@@ -237,7 +242,7 @@ def _clear(args: argparse.Namespace) -> int:
 
 def _confirmed(screen: views.Screen, question: str) -> bool:
     try:
-        return screen.errors.input(question).strip().lower() in {"y", "yes"}
+        return screen.errors.input(question, markup=False).strip().lower() in {"y", "yes"}
     except EOFError:
         return False
 
@@ -296,7 +301,7 @@ async def _find(dsn: str, store: Store, scope: TaskScope) -> tuple[ScopeInfo, Sn
     infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
     info = next((info for info in infos if info.scope == scope), None)
     if snapshot is None or info is None:
-        others = ", ".join(str(info.scope) for info in infos[:5])
+        others = ", ".join(sorted(str(info.scope) for info in infos)[:5])
         hint = f"; there is for {others} (say --map-index)" if others else ": see async-task-state list"
         raise _NotFoundError(f"nothing is stored for {scope}{hint}")
     return info, snapshot

@@ -54,7 +54,10 @@ def checks(dsn: str | None) -> Iterator[Check]:
         return
     yield _check("executor", lambda: _executor(dsn))
     if dsn.startswith("sqlite:"):
-        yield _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
+        directory = _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
+        yield directory
+        if not directory.ok:
+            return
     yield _check("store", lambda: asyncio.run(_store(dsn)))
 
 
@@ -85,7 +88,7 @@ def _settings() -> str:
         raise SettingsError(
             f"[{SECTION}] {', '.join(unknown)}: no such option; correct the name to one of {', '.join(known)}"
         )
-    return ", ".join(f"{name} {getattr(settings, name):g}" for name in known if name != "dsn")
+    return ", ".join(f"{name} {getattr(settings, name):,.10g}" for name in known if name != "dsn")
 
 
 def _dsn(dsn: str) -> str:

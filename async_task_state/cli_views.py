@@ -34,7 +34,7 @@ __all__ = [
     "clock",
     "failed_text",
     "info_document",
-    "moment",
+    "iso",
     "plain",
     "readable",
     "scope_document",
@@ -113,7 +113,7 @@ def info_document(info: ScopeInfo) -> dict[str, Any]:
         "attempt": info.attempt,
         "epoch": info.epoch,
         "keys": info.keys,
-        "updated_at": moment(info.updated_at).isoformat(),
+        "updated_at": iso(info.updated_at),
     }
 
 
@@ -169,7 +169,7 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
         Text(plain(str(info.scope)), style="bold"),
         Text(f"attempt {info.attempt}, epoch {info.epoch}, changed {changed}"),
         Text(),
-        *values_view(user_values(snapshot), SHOWN_KEYS),
+        *values_view(user_values(snapshot), SHOWN_KEYS, max_string=200),
     ]
     records = work_records(snapshot.entries)
     if records:
@@ -230,14 +230,14 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def moment(timestamp: float) -> datetime:
-    """A time in UTC, to the second."""
-    return datetime.fromtimestamp(int(timestamp), tz=timezone.utc)
+def iso(timestamp: float) -> str:
+    """A time for programs, in UTC."""
+    return datetime.fromtimestamp(timestamp, tz=timezone.utc).isoformat(timespec="milliseconds")
 
 
 def readable(timestamp: float) -> str:
     """A time as Airflow's pages show it."""
-    return f"{moment(timestamp):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(timestamp, tz=timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def ago(timestamp: float) -> str:
@@ -254,14 +254,14 @@ def clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def values_view(values: dict[str, Any], limit: int) -> Iterator[RenderableType]:
-    """Keys and their values, no more than `limit`."""
+def values_view(values: dict[str, Any], limit: int, *, max_string: int) -> Iterator[RenderableType]:
+    """Keys and their values, of each no more than is worth reading."""
     if not values:
         yield Text("no keys", style="dim")
         return
     keys = table("key", "value")
     for key, value in islice(values.items(), limit):
-        keys.add_row(Text(plain(key)), Pretty(value, max_length=10, max_string=200, max_depth=4))
+        keys.add_row(Text(plain(key)), Pretty(value, max_length=10, max_string=max_string, max_depth=4))
     yield keys
     yield from _rest(len(values), limit)
 

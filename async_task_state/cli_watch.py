@@ -20,7 +20,7 @@ from async_task_state.cli_views import (
     by_item,
     clock,
     failed_text,
-    moment,
+    iso,
     plain,
     readable,
     scope_document,
@@ -198,7 +198,7 @@ class WatchView:
 def watch_document(view: WatchView) -> dict[str, Any]:
     """One moment of a watch."""
     return {
-        "time": moment(time.time()).isoformat(),
+        "time": iso(time.time()),
         **scope_document(view.scope),
         "attempt": view.attempt,
         "epoch": view.epoch,
@@ -258,7 +258,7 @@ def watch_view(view: WatchView, note: str | None) -> Group:
             for failure in by_item(work.failures)[:WATCHED_FAILURES]
         ]
     if view.values:
-        parts += [Text(), *values_view(view.values, WATCHED_KEYS)]
+        parts += [Text(), *values_view(view.values, WATCHED_KEYS, max_string=60)]
     if note:
         parts.append(Text(plain(note), style="yellow"))
     return Group(*parts)
