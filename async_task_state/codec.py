@@ -70,6 +70,8 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
         try:
             _check_value(key, value, "")
             text = _encode_json(value)
+        except InvalidValueError:
+            raise
         except RecursionError:
             raise InvalidValueError(f"the value of {key!r} is nested too deeply, or holds itself") from None
         except (TypeError, ValueError) as error:

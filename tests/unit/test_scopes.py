@@ -1,0 +1,106 @@
+"""Whose state it is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+
+from async_task_state import InvalidArgumentError, TaskScope
+from async_task_state.scopes import running_task
+
+REGION = UUID(int=7)
+
+
+def test_scopes_are_equal_by_their_ids():
+    assert TaskScope("d", "r", "t") == TaskScope("d", "r", "t", -1, None)
+    assert len({TaskScope("d", "r", "t"), TaskScope("d", "r", "t"), TaskScope("d", "r", "t", 0)}) == 2
+
+
+def test_a_scope_does_not_change():
+    with pytest.raises(FrozenInstanceError):
+        TaskScope("d", "r", "t").dag_id = "other"
+
+
+@pytest.mark.parametrize(
+    ("scope", "shown"),
+    [
+        (TaskScope("d", "r", "t"), "d/r/t"),
+        (TaskScope("d", "r", "t", 0), "d/r/t[0]"),
+        (TaskScope("d", "r", "t", 3, REGION), f"d/r/t[3]@{REGION}"),
+    ],
+)
+def test_a_scope_shows_all_its_ids(scope, shown):
+    assert str(scope) == shown
+
+
+@pytest.mark.parametrize("value", ["", "x" * 251, None, 1, b"x"], ids=repr)
+@pytest.mark.parametrize("name", ["dag_id", "run_id", "task_id"])
+def test_g8_an_id_that_cannot_be_one_is_named(name, value):
+    with pytest.raises(InvalidArgumentError, match=f"{name} must be a string of 1 to 250 characters, not"):
+        TaskScope(**{"dag_id": "d", "run_id": "r", "task_id": "t", name: value})
+
+
+@pytest.mark.parametrize("value", [-2, None, 1.0, "1", True], ids=repr)
+def test_g8_a_map_index_that_cannot_be_one_is_named(value):
+    with pytest.raises(
+        InvalidArgumentError, match=f"map_index must be an integer of at least -1, not {value!r}"
+    ):
+        TaskScope("d", "r", "t", value)
+
+
+def test_g8_a_region_that_cannot_be_one_is_named():
+    with pytest.raises(InvalidArgumentError, match="region_id must be a UUID or None, not 'x'"):
+        TaskScope("d", "r", "t", region_id="x")
+
+
+@pytest.mark.parametrize(
+    ("source", "scope"),
+    [
+        ({}, TaskScope("d", "r", "t")),
+        ({"map_index": -1}, TaskScope("d", "r", "t")),
+        ({"map_index": None}, TaskScope("d", "r", "t")),
+        ({"map_index": 2}, TaskScope("d", "r", "t", 2)),
+        ({"map_index": 2, "region_id": REGION}, TaskScope("d", "r", "t", 2, REGION)),
+        ({"map_index": 2, "region_id": UUID(int=0)}, TaskScope("d", "r", "t", 2)),
+    ],
+)
+def test_a_scope_is_taken_from_what_carries_its_ids(source, scope):
+    source = SimpleNamespace(dag_id="d", run_id="r", task_id="t", **source)
+    assert TaskScope.from_airflow(source) == scope
+
+
+def test_a_scope_is_taken_from_airflows_own():
+    from airflow.sdk._shared.state import TaskScope as Airflows  # noqa: PLC0415 - takes a second
+
+    source = Airflows(dag_id="d", run_id="r", task_id="t", map_index=2)
+    assert TaskScope.from_airflow(source) == TaskScope("d", "r", "t", 2)
+
+
+def test_g8_what_carries_no_ids_is_named():
+    with pytest.raises(InvalidArgumentError, match="a SimpleNamespace names no task instance: .*run_id"):
+        TaskScope.from_airflow(SimpleNamespace(dag_id="d"))
+
+
+def test_no_task_runs_where_airflow_is_not_loaded(monkeypatch):
+    monkeypatch.delitem(sys.modules, "airflow.sdk", raising=False)
+    assert running_task() is None
+    assert "airflow.sdk" not in sys.modules
+
+
+def test_no_task_runs_outside_of_one():
+    import airflow.sdk  # noqa: F401, PLC0415 - as whoever runs outside of a task may have
+
+    assert running_task() is None
+
+
+def test_the_running_task_says_scope_and_attempt():
+    from airflow.sdk.definitions.context import Context  # noqa: PLC0415 - takes a second
+    from airflow.sdk.execution_time.context import set_current_context  # noqa: PLC0415 - the same
+
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=4, try_number=3)
+    with set_current_context(Context(ti=ti)):
+        assert running_task() == (TaskScope("d", "r", "t", 4), 3)
