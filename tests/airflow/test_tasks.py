@@ -1,0 +1,80 @@
+"""Async tasks in a real Airflow, whose processes die, raise and time out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from journal import Journal
+
+STEPS = 300
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal(tmp_path / "journal")
+
+
+def begin(airflow, dag_id, journal, steps=STEPS, **conf):
+    return airflow.trigger(dag_id, {"journal": str(journal.path), "steps": steps, **conf})
+
+
+def total(steps):
+    return sum(range(steps))
+
+
+def test_g2_a_killed_task_resumes_in_its_retry(airflow, journal):
+    run = begin(airflow, "async_task", journal)
+    journal.wait_for("step", STEPS // 2)
+    os.kill(airflow.task_pid("async_task", run, "steps"), signal.SIGKILL)
+    killed_at = time.time()
+    airflow.wait_for_run("async_task", run)
+    assert airflow.result("async_task", run, "steps") == total(STEPS)
+    journal.check_rework("step", set(range(STEPS)), killed_at)
+    assert {line["attempt"] for line in journal.having("step")} == {1, 2}
+
+
+def test_g6_a_task_that_raises_loses_nothing(airflow, journal):
+    run = begin(airflow, "raises", journal)
+    airflow.wait_for_run("raises", run)
+    assert [line["step"] for line in journal.having("step")] == list(range(STEPS))
+    assert airflow.result("raises", run, "raising") == total(STEPS)
+
+
+def test_g2_a_task_that_times_out_without_unwinding_loses_nothing(airflow, journal):
+    run = begin(airflow, "times_out", journal)
+    airflow.wait_for_run("times_out", run)
+    assert [line["blocked"] for line in journal.having("blocked")] == [1]
+    assert [line["step"] for line in journal.having("step")] == list(range(STEPS))
+    assert airflow.result("times_out", run, "timing_out") == total(STEPS)
+
+
+def test_every_index_of_a_mapped_task_has_its_own_state(airflow, journal):
+    run = begin(airflow, "mapped", journal)
+    airflow.wait_for_run("mapped", run)
+    for index, steps in enumerate([10, 20, 30]):
+        taken = [line["step"] for line in journal.having("step") if line["index"] == index]
+        assert taken == list(range(steps))
+        assert airflow.result("mapped", run, "each", index) == total(steps)
+
+
+def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal):
+    conf = {"journal": str(journal.path), "steps": 20}
+    code = f"from crash_dags import deferred_twice; print(deferred_twice.test(run_conf={conf!r}).state)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=airflow.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "success" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    assert [line["step"] for line in journal.having("step")] == list(range(40))
