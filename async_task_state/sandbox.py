@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import secrets
 import shutil
 import socket
 import sqlite3
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 
+from async_task_state.environment import environment_of
 from async_task_state.processes import Component, SandboxError, tail_of, uninterrupted, unwinding
 
 if TYPE_CHECKING:
@@ -33,29 +31,6 @@ STOP_SECONDS: Final = 5.0
 PORT_TRIES: Final = 5
 ENDED: Final = ("success", "failed", "skipped", "upstream_failed", "removed")
 JOBS: Final = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
-
-CONFIG: Final[Mapping[str, Mapping[str, object]]] = {
-    "core": {
-        "executor": "LocalExecutor",
-        "load_examples": False,
-        "simple_auth_manager_all_admins": True,
-        "dags_are_paused_at_creation": False,
-        # SQLite has one writer at a time: with more tasks at once, each only waits longer.
-        "parallelism": 6,
-    },
-    "api": {"host": "127.0.0.1", "workers": 1},
-    "scheduler": {
-        "scheduler_heartbeat_sec": 2,
-        "job_heartbeat_sec": 2,
-        "scheduler_idle_sleep_time": 0.2,
-        "trigger_timeout_check_interval": 2,
-    },
-    "dag_processor": {"refresh_interval": 2, "bundle_refresh_check_interval": 1},
-    "triggerer": {"job_heartbeat_sec": 1, "triggerer_health_check_threshold": 5},
-    "workers": {"execution_api_timeout": 30},
-    "logging": {"colored_console_log": False},
-}
-"""What makes it small and quick."""
 
 
 class NotFoundError(SandboxError):
@@ -79,6 +54,7 @@ class Sandbox:
     Attributes:
         home: AIRFLOW_HOME; the output of each process is in a file there.
         url: Where the user interface is.
+        environment: The environment variables of every process.
     """  # noqa: D205 - what it is takes two lines
 
     def __init__(
@@ -89,14 +65,14 @@ class Sandbox:
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.home = Path()
+        self.environment: dict[str, str] = {}
         self.url = ""
         self._sources = dags
         self._config = config or {}
         self._keep = keep
         self._report = report
-        self._environment: dict[str, str] = {}
         self._components: list[Component] = []
-        self._client = httpx.Client()
+        self._client = httpx.Client(trust_env=False)
         self._exits = ExitStack()
 
     def __enter__(self) -> Sandbox:  # noqa: PYI034 - nobody derives from it
@@ -134,13 +110,12 @@ class Sandbox:
             SandboxError: One of them did not come up; nothing is left then.
         """
         try:
-            atexit.register(self.stop)
             with uninterrupted():
                 self.home = Path(mkdtemp(prefix="async-task-state-")).resolve()
             self.dags.mkdir()
             for source in self._sources:
                 (shutil.copytree if source.is_dir() else shutil.copy)(source, self.dags / source.name)
-            self._environment = self._make_environment()
+            self.environment = environment_of(self.home, self.dsn, self._config)
             self._make_database()
             self._start_components()
         except BaseException:
@@ -154,13 +129,12 @@ class Sandbox:
             self._client.close()
             if not self._keep and self.home.is_absolute():
                 shutil.rmtree(self.home, ignore_errors=True)
-            atexit.unregister(self.stop)
 
     def start_triggerer(self) -> Component:
         """Start one more triggerer; it is up when this returns."""
         known = self._jobs("triggerer")
         triggerer = self._spawn("triggerer")
-        self._wait(lambda: self._jobs("triggerer") - known, f"{triggerer.name} is not up")
+        self.wait(lambda: self._jobs("triggerer") - known, f"{triggerer.name} is not up")
         return triggerer
 
     def rest(self, method: str, path: str, json: object = None, **params: Any) -> Any:
@@ -186,6 +160,27 @@ class Sandbox:
             raise self._failure(f"{method} {path}: {response.status_code} {response.text}")
         return response.json() if response.content else None
 
+    def wait(self, condition: Callable[[], T], complaint: str, timeout: float = START_SECONDS) -> T:
+        """Return what a condition gives as soon as it is true.
+
+        Args:
+            condition: Asked ten times a second.
+            complaint: What the error says if it never is.
+            timeout: Seconds to go on asking.
+
+        Raises:
+            SandboxError: It is not true within `timeout` seconds, or a process has died that nobody killed.
+        """
+        deadline = time.monotonic() + timeout
+        while not (result := condition()):
+            dead = [component.name for component in self._components if component.died]
+            if dead:
+                raise self._failure(f"{complaint}: {', '.join(dead)} died")
+            if time.monotonic() > deadline:
+                raise self._failure(f"{complaint} after {timeout:g} s")
+            time.sleep(POLL_SECONDS)
+        return result
+
     def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
         """Return when the dag-processor has found a DAG.
 
@@ -198,7 +193,7 @@ class Sandbox:
                 raise SandboxError(f"{error['filename']} cannot be imported\n{error['stack_trace']}")
             return any(dag["dag_id"] == dag_id for dag in self.rest("GET", "/dags", limit=100)["dags"])
 
-        self._wait(found, f"DAG {dag_id!r} was not found", timeout)
+        self.wait(found, f"DAG {dag_id!r} was not found", timeout)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Begin a run of a DAG, once it is found; the run's id."""
@@ -262,31 +257,10 @@ class Sandbox:
         logs = sorted(self.home.glob(f"{folder}**/*.log*"))
         return "\n".join(tail_of(log, sys.maxsize) for log in logs)
 
-    def _make_environment(self) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if "AIRFLOW" not in name}
-        environment |= {
-            "AIRFLOW_HOME": str(self.home),
-            "NO_PROXY": "127.0.0.1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.dags), os.environ.get("PYTHONPATH")])),
-            "PYTHONUNBUFFERED": "1",
-        }
-        own: dict[str, dict[str, object]] = {
-            "api": {"secret_key": secrets.token_hex()},
-            "api_auth": {"jwt_secret": secrets.token_hex()},
-            # Seconds that a writer waits for SQLite's lock.
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}?timeout=30"},
-            "async_task_state": {"dsn": self.dsn},
-        }
-        for config in (CONFIG, own, self._config):
-            for section, options in config.items():
-                for option, value in options.items():
-                    environment[f"AIRFLOW__{section}__{option}".upper()] = str(value)
-        return environment
-
     def _make_database(self) -> None:
         started = time.monotonic()
         migration = self._spawn("db", "migrate")
-        self._wait(lambda: not migration.running, "the metadata database is not made")
+        self.wait(lambda: not migration.running, "the metadata database is not made")
         migration.kill()
         self._components.remove(migration)
         database = self.home / "airflow.db"
@@ -304,7 +278,7 @@ class Sandbox:
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 port = probe.getsockname()[1]
             self.url = f"http://127.0.0.1:{port}"
-            self._environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"{self.url}/execution/"
+            self.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"{self.url}/execution/"
             self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
             api_server = self._spawn("api-server", "--port", str(port))
             for name in JOBS:
@@ -319,12 +293,12 @@ class Sandbox:
             raise SandboxError(f"each of {PORT_TRIES} ports was taken as soon as it was chosen")
         self._say("api-server", started)
         for name in JOBS:
-            self._wait(lambda name=name: self._jobs(name), f"{name} is not up")  # type: ignore[misc]
+            self.wait(lambda name=name: self._jobs(name), f"{name} is not up")  # type: ignore[misc]
             self._say(name, started)
 
     def _wait_for_api(self, api_server: Component) -> bool:
         """Log in as soon as it answers; False if it ended instead."""
-        self._wait(lambda: not api_server.running or self._log_in(), "the API server does not answer")
+        self.wait(lambda: not api_server.running or self._log_in(), "the API server does not answer")
         return api_server.running
 
     def _log_in(self) -> bool:
@@ -355,7 +329,7 @@ class Sandbox:
         quiet = ["--skip-serve-logs"] if command in ("scheduler", "triggerer") else []
         line = [sys.executable, "-m", "airflow", command, *arguments, *quiet]
         with uninterrupted():
-            component = Component(name, line, self._environment, self.home / f"{name}.log")
+            component = Component(name, line, self.environment, self.home / f"{name}.log")
             self._components.append(component)
         return component
 
@@ -377,19 +351,8 @@ class Sandbox:
                 raise self._failure(f"{path} is {seen['state']}, not {state}")
             return bool(seen["state"] == state)
 
-        self._wait(reached, f"{path} is not {state}", timeout)
+        self.wait(reached, f"{path} is not {state}", timeout)
         return seen
-
-    def _wait(self, condition: Callable[[], T], complaint: str, timeout: float = START_SECONDS) -> T:
-        deadline = time.monotonic() + timeout
-        while not (result := condition()):
-            dead = [component.name for component in self._components if component.died]
-            if dead:
-                raise self._failure(f"{complaint}: {', '.join(dead)} died")
-            if time.monotonic() > deadline:
-                raise self._failure(f"{complaint} after {timeout:g} s")
-            time.sleep(POLL_SECONDS)
-        return result
 
     def _failure(self, complaint: str) -> SandboxError:
         """An error that shows the end of every log."""
