@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
+import hypothesis
 import pytest
 
 from async_task_state import Settings, TaskScope, TaskState
@@ -22,6 +23,9 @@ def pytest_configure(config):
     home = tempfile.TemporaryDirectory(prefix="airflow-home-")
     config.add_cleanup(home.cleanup)
     os.environ["AIRFLOW_HOME"] = home.name
+    # Tests share their machine: how long an example takes says nothing.
+    hypothesis.settings.register_profile("shared", deadline=None)
+    hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(

@@ -81,7 +81,7 @@ def test_a_scope_is_taken_from_airflows_own():
 
 
 def test_g8_what_carries_no_ids_is_named():
-    with pytest.raises(InvalidArgumentError, match="a SimpleNamespace names no task instance: .*run_id"):
+    with pytest.raises(InvalidArgumentError, match=r"a SimpleNamespace names no task instance: .*run_id"):
         TaskScope.from_airflow(SimpleNamespace(dag_id="d"))
 
 
