@@ -1,0 +1,82 @@
+"""Runs commands on a real SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from async_task_state import TaskScope, cli
+from async_task_state.stores import open_store
+
+IDS = ("dag", "run", "task")
+SCRIPT = Path(sys.executable).with_name("async-task-state")
+
+
+@pytest.fixture
+def dsn(tmp_path):
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture
+def run(dsn, capsys):
+    """Runs a command on the store in this process: its exit code, stdout and stderr."""
+
+    def run(*argv, store=dsn):
+        code = cli.main([*argv, "--dsn", store])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fill(make_state):
+    """Fills one state with keys and work sets."""
+
+    def fill(scope=TaskScope(*IDS), *, attempt=1, done=0, failed=0, work="files", **values):  # noqa: B008 - frozen
+        async def fill():
+            async with make_state(scope, attempt=attempt) as state:
+                await state.checkpoint(values)
+                for number in range(done):
+                    await state.work(work).done(f"done-{number}")
+                for number in range(failed):
+                    await state.work(work).failed(f"failed-{number:03}", ValueError(f"bad row {number}"))
+
+        asyncio.run(fill())
+
+    return fill
+
+
+@pytest.fixture
+def epoch_of(dsn):
+    """Reads the epoch of a state: it goes up when somebody takes the lease or clears it."""
+
+    def epoch_of(scope=TaskScope(*IDS)):  # noqa: B008 - frozen
+        async def read():
+            store = open_store(dsn)
+            snapshot = await store.read(scope)
+            await store.close()
+            return snapshot.lease.epoch
+
+        return asyncio.run(read())
+
+    return epoch_of
+
+
+@pytest.fixture
+def start(dsn):
+    """Starts a command in a process of its own, which ends with the test."""
+    started = []
+
+    def start(*argv, **options):
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        started.append(subprocess.Popen([SCRIPT, *argv, "--dsn", dsn], **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()

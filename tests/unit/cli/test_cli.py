@@ -1,0 +1,390 @@
+"""The commands: what they print, what they return, and what they leave alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+
+import async_task_state
+from async_task_state import Settings, StaleWriterError, TaskScope, cli
+from async_task_state.settings import load_settings
+
+IDS = ("dag", "run", "task")
+SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id"}
+RUN_ID = "manual__2026-01-02T03:04:05.678901+00:00"
+SCRIPT = Path(sys.executable).with_name("async-task-state")
+
+
+# list
+
+
+def test_list_as_json(run, fill):
+    fill(TaskScope("dag", RUN_ID, "task", 3), attempt=2, rows=1, done=1)
+    code, out, err = run("list", "--json")
+    (listed,) = json.loads(out)
+    assert (code, err) == (0, "")
+    assert datetime.fromisoformat(listed.pop("updated_at")).utcoffset() == timedelta(0)
+    assert listed == {
+        "dag_id": "dag",
+        "run_id": RUN_ID,
+        "task_id": "task",
+        "map_index": 3,
+        "region_id": None,
+        "attempt": 2,
+        "epoch": 1,
+        "keys": 1,
+    }
+
+
+def test_list_as_table(run, fill):
+    fill(TaskScope("first", RUN_ID, "task"))
+    fill(TaskScope("second", "run", "task", 0), attempt=3, rows=1, bytes=2)
+    code, out, err = run("list")
+    header, second, first = out.splitlines()
+    assert (code, err) == (0, "")
+    assert header.split() == ["dag", "run", "task", "map", "attempt", "keys", "changed"]
+    assert second.split()[:6] == ["second", "run", "task", "0", "3", "2"]
+    assert first.split()[:5] == ["first", RUN_ID, "task", "1", "0"]
+    assert first.endswith(" UTC")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), 3),
+        (("--dag", "a"), 2),
+        (("--dag", "a", "--run", "r2"), 1),
+        (("--task", "t"), 3),
+        (("--task", "x"), 0),
+    ],
+)
+def test_list_narrowed(run, fill, options, expected):
+    for ids in (("a", "r1", "t"), ("a", "r2", "t"), ("b", "r1", "t")):
+        fill(TaskScope(*ids))
+    assert len(json.loads(run("list", "--json", *options)[1])) == expected
+
+
+def test_list_shows_regions_where_there_are_any(run, fill):
+    region = "12345678-1234-5678-1234-567812345678"
+    fill(replace(TaskScope(*IDS), region_id=UUID(region)), rows=1)
+    assert region in run("list")[1]
+    assert json.loads(run("show", *IDS, "--region-id", region, "--json")[1])["values"] == {"rows": 1}
+    assert run("show", *IDS)[0] == 1
+
+
+def test_options_before_the_command_count(run, fill, dsn, capsys):
+    fill(rows=1)
+    assert cli.main(["--json", "--dsn", dsn, "list"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["keys"] == 1
+
+
+# show
+
+
+def test_show_as_json(run, fill):
+    fill(attempt=2, done=300, failed=12, cursor={"page": 3}, text="x" * 5000)
+    code, out, err = run("show", *IDS, "--json")
+    shown = json.loads(out)
+    assert (code, err) == (0, "")
+    assert shown.keys() == SCOPE_KEYS | {"attempt", "epoch", "keys", "updated_at", "values", "work"}
+    assert (shown["attempt"], shown["epoch"], shown["keys"]) == (2, 1, 2)
+    assert shown["values"] == {"cursor": {"page": 3}, "text": "x" * 5000}
+    (work,) = shown["work"]
+    failures = work.pop("failures")
+    assert work == {"name": "files", "done": 300, "failed": 12}
+    assert len(failures) == 12
+    assert failures[0] == {"item": "failed-000", "error": "ValueError: bad row 0", "tries": 1, "attempt": 2}
+
+
+def test_show_is_bounded(run, fill):
+    fill(attempt=2, done=1500, failed=12, text="x" * 5000, **{f"key-{n}": n for n in range(200)})
+    code, out, _ = run("show", *IDS)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "dag/run/task"
+    assert lines[1].startswith("attempt 2, epoch 1, changed ")
+    assert max(map(len, lines)) < 300
+    assert sum(line.startswith("key-") for line in lines) == 100
+    assert "and 101 more: --json has all of them" in lines
+    assert ["files", "1,500", "12"] in [line.split() for line in lines]
+    assert sum(line.startswith("failed-") for line in lines) == 10
+    assert lines[-1] == "and 2 more: --json has all of them"
+
+
+def test_show_names_the_mapped_ones(run, fill):
+    fill(TaskScope(*IDS, 7), rows=7)
+    code, out, err = run("show", *IDS)
+    assert (code, out) == (1, "")
+    assert (
+        err == "error: nothing is stored for dag/run/task; there is for dag/run/task[7] (say --map-index)\n"
+    )
+    assert json.loads(run("show", *IDS, "--map-index", "7", "--json")[1])["values"] == {"rows": 7}
+
+
+def test_work_sets_are_apart_whose_names_begin_alike(run, fill, make_state):
+    fill(done=1, work="a:b")
+    fill(done=2, failed=1, work="a")
+
+    async def reopen():
+        async with make_state(TaskScope(*IDS)) as state:
+            return state.work("a").counts, state.work("a:b").counts
+
+    counts = [(count.done, count.failed) for count in asyncio.run(reopen())]
+    shown = json.loads(run("show", *IDS, "--json")[1])["work"]
+    assert counts == [(2, 1), (1, 0)]
+    assert sorted((work["name"], work["done"], work["failed"]) for work in shown) == [
+        ("a", 2, 1),
+        ("a:b", 1, 0),
+    ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("command", [["show"], ["watch", "--until", "1"]])
+def test_nothing_stored_can_command_the_terminal(run, make_state, monkeypatch, command, terminal):
+    evil = "\x1b[2J\x9b31m\r\n[red]"
+
+    async def store():
+        async with make_state(TaskScope(*IDS)) as state:
+            await state.set("key" + evil, evil)
+            await state.work("work" + evil).done("done")
+            await state.work("work" + evil).failed("item" + evil, "error" + evil)
+
+    asyncio.run(store())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run(*command, *IDS)
+    assert code == 0
+    assert not any(raw in out for raw in ("\x1b[2J", "\x9b", "\r\n[red]"))
+    assert "work\\x1b[2J\\x9b31m\\r\\n[red]" in out
+
+
+# no database
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [(["list"], 0), (["list", "--json"], 0), (["show", *IDS], 1), (["clear", *IDS, "--yes"], 1)],
+)
+def test_looking_makes_no_database(run, tmp_path, command, expected):
+    code, out, err = run(*command)
+    assert (code, out) == (expected, "[]\n" if "--json" in command else "")
+    assert err.removeprefix("error: ") == f"there is no database yet at {tmp_path}/state.db\n"
+    assert not any(tmp_path.iterdir())
+
+
+# clear
+
+
+def test_clear_fences_the_holder(run, make_state):
+    async def hold():
+        async with make_state(TaskScope(*IDS), attempt=1) as state:
+            await state.work("files").done("a")
+            await state.set("rows", 1)
+            nonlocal cleared
+            cleared = await asyncio.to_thread(run, "clear", *IDS, "--yes")
+            await state.set("rows", 2)
+
+    cleared = None
+    with pytest.raises(StaleWriterError):
+        asyncio.run(hold())
+    code, out, err = cleared
+    assert (code, err) == (0, "")
+    assert out == (
+        "cleared dag/run/task: removed 1 key, work set 'files' (1 done, 0 failed); whoever was writing it is fenced\n"
+    )
+    shown = json.loads(run("show", *IDS, "--json")[1])
+    assert (shown["values"], shown["work"]) == ({}, [])
+
+
+def test_clear_as_json(run, fill):
+    fill(TaskScope(*IDS, 2), rows=1, bytes=2)
+    code, out, _ = run("clear", *IDS, "--map-index", "2", "--yes", "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "dag_id": "dag",
+        "run_id": "run",
+        "task_id": "task",
+        "map_index": 2,
+        "region_id": None,
+        "removed": 2,
+    }
+
+
+def test_clear_asks_nobody_when_there_is_nobody(run, fill, epoch_of):
+    fill(rows=1)
+    code, out, err = run("clear", *IDS)
+    assert (code, out, err) == (2, "", "error: there is no terminal to ask on: say --yes\n")
+    assert epoch_of() == 1
+
+
+@pytest.mark.parametrize(("answer", "cleared"), [("y\n", True), ("YES\n", True), ("n\n", False), ("", False)])
+def test_clear_asks(run, fill, epoch_of, monkeypatch, answer, cleared):
+    fill(attempt=4, rows=1)
+    stdin = io.StringIO(answer)
+    monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, out, err = run("clear", *IDS, "--json")
+    assert code == (0 if cleared else 1)
+    assert "dag/run/task holds 1 key." in err
+    assert "its attempt 4 is still at work it is fenced" in err
+    assert "[y/N]" in err
+    assert bool(out) is cleared
+    assert epoch_of() == (2 if cleared else 1)
+
+
+# purge
+
+
+def test_purge(run, make_state, fill, dsn, monkeypatch):
+    async def expire():
+        async with make_state(TaskScope(*IDS)) as state:
+            await state.set("gone", 1, retention=timedelta(microseconds=1))
+            await state.set("kept", 2)
+
+    asyncio.run(expire())
+    fill(TaskScope("untouched", "run", "task"))
+    settings = Settings(dsn=dsn)
+    monkeypatch.setattr(cli, "load_settings", lambda: settings)
+    assert run("purge") == (0, "purged 1 row\n", "")
+    assert json.loads(run("purge", "--json")[1]) == {"purged": 0}
+    assert len(json.loads(run("list", "--json")[1])) == 2
+    # An untouched state goes with the default retention, and one that still holds a key does not.
+    settings = Settings(dsn=dsn, default_retention_days=1e-12)
+    run("purge")
+    assert [info["dag_id"] for info in json.loads(run("list", "--json")[1])] == ["dag"]
+
+
+def test_purge_makes_no_database(run, dsn, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn))
+    assert run("purge")[:2] == (0, "purged 0 rows\n")
+    assert not any(tmp_path.iterdir())
+
+
+# wrong usage, errors
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["show", "dag", "run"],
+        ["show", *IDS, "--map-index", "first"],
+        ["show", *IDS, "--region-id", "here"],
+        ["watch", *IDS, "--interval", "0"],
+        ["watch", *IDS, "--interval", "nan"],
+        ["watch", *IDS, "--interval", "often"],
+        ["watch", *IDS, "--until", "0"],
+        ["watch", *IDS, "--until", "many"],
+        ["watch", *IDS, "--total", "-5"],
+    ],
+)
+def test_wrong_usage(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(argv)
+    assert exit_.value.code == 2
+    assert "usage: async-task-state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "store", "said"),
+    [
+        (["list"], "mysql://me:hunter2@host/db", "[async_task_state] dsn takes"),
+        (["show", "d" * 251, "run", "task"], None, "dag_id must be a string of 1 to 250 characters"),
+        (["show", *IDS, "--map-index", "-2"], None, "map_index must be an integer of at least -1"),
+        (["show", *IDS], "sqlite:///relative.db", "a sqlite dsn is"),
+        (["watch", *IDS], "nonsense", "[async_task_state] dsn takes"),
+    ],
+)
+def test_errors_are_one_line(run, argv, store, said):
+    code, out, err = run(*argv, **({} if store is None else {"store": store}))
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert "hunter2" not in err
+
+
+@pytest.mark.usefixtures("_settings_read_anew")
+def test_the_store_is_the_configured_one(capsys, fill, dsn, monkeypatch):
+    fill(rows=1)
+    monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__DSN", dsn)
+    load_settings.cache_clear()
+    assert cli.main(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["keys"] == 1
+
+
+# terminals
+
+
+def test_what_is_no_terminal_gets_whole_plain_lines(run, fill, monkeypatch):
+    long = TaskScope("d" * 250, "r" * 250, "t" * 250)
+    fill(long, failed=1, text="word " * 30)
+    commands = [["list"], ["show", long.dag_id, long.run_id, long.task_id]]
+    wide = [run(*command)[1] for command in commands]
+    for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    narrow = [run(*command)[1] for command in commands]
+    assert narrow == wide
+    for out in wide:
+        assert "\x1b" not in out
+        assert all(identifier in out for identifier in (long.dag_id, long.run_id, long.task_id))
+        assert all(line == line.rstrip() for line in out.splitlines())
+
+
+def test_a_narrow_terminal_folds_ids_and_cuts_none(run, fill, monkeypatch):
+    fill(TaskScope("the_dag", RUN_ID, "the_task"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = run("list")[1]
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert "…" not in out
+    assert RUN_ID in "".join(row[1] if len(row) > 1 else row[0] for row in rows)
+
+
+# processes
+
+
+@pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "async_task_state"]])
+def test_as_a_program(command, fill, dsn):
+    fill(rows=1)
+    done = subprocess.run(
+        [*command, "list", "--json", "--dsn", dsn], capture_output=True, check=True, timeout=60
+    )
+    assert json.loads(done.stdout)[0]["keys"] == 1
+    done = subprocess.run([*command, "--version"], capture_output=True, check=True, timeout=60, text=True)
+    assert done.stdout.startswith("async-task-state ")
+    assert subprocess.run([*command, "x"], capture_output=True, check=False, timeout=60).returncode == 2
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["list", "--dsn", "{dsn}"]])
+def test_airflow_is_imported_for_its_settings_only(argv, dsn):
+    program = (
+        "import sys\nfrom async_task_state.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    assert 'airflow' not in sys.modules"
+    )
+    argv = [part.format(dsn=dsn) for part in argv]
+    subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, check=True, timeout=60)
+
+
+def test_demo_is_loaded_when_named(monkeypatch, capsys):
+    demo = SimpleNamespace(
+        add_arguments=lambda parser: parser.add_argument("--files", type=int), run=lambda args: args.files
+    )
+    monkeypatch.setitem(sys.modules, "async_task_state.demo", demo)
+    monkeypatch.setattr(async_task_state, "demo", demo, raising=False)
+    assert cli.main(["demo", "--files", "7"]) == 7
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    assert "--files" in capsys.readouterr().out
