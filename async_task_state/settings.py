@@ -97,7 +97,8 @@ def load_settings() -> Settings:
             values[name] = type(default)(text)
         except ValueError:
             raise SettingsError(f"[{SECTION}] {name} must be a number, not {text!r}") from None
-    dsn = conf.get(SECTION, "dsn", fallback="") or f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
+    # What a command or a secret file prints ends with a newline.
+    dsn = conf.get(SECTION, "dsn", fallback="").strip() or f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
     return Settings(dsn=dsn, **values)
 
 

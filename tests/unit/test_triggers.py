@@ -1,0 +1,219 @@
+"""CheckpointTrigger, run as the triggerer runs it and ended in every way it can be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+from airflow.triggers.base import TriggerEvent
+from async_task_state.triggers import CheckpointTrigger
+
+from async_task_state import InvalidArgumentError, NoScopeError, TaskScope
+from async_task_state.testing import run_trigger
+
+pytestmark = pytest.mark.asyncio
+
+STEPS = 10
+SUM = sum(range(STEPS))
+
+killed: list[dict[str, Any]] = []
+
+
+class Count(CheckpointTrigger):
+    """Takes ten steps; subclasses do something else with the state, or after the steps."""
+
+    def serialize(self):
+        return f"{__name__}.{type(self).__name__}", {}
+
+    async def run_with_state(self, state):
+        work = state.work("steps")
+        for step in work.remaining(range(STEPS)):
+            await asyncio.sleep(0)
+            await work.done(step, sum=await state.get("sum", 0) + step)
+        await self.at_the_end(state)
+        yield TriggerEvent({"sum": await state.get("sum"), "resumed": state.resumed})
+        await self.after_the_event(state)
+
+    async def at_the_end(self, state):
+        pass
+
+    async def after_the_event(self, state):
+        pass
+
+    async def on_user_kill(self, state):
+        killed.append(await state.get_all())
+
+
+class Parks(Count):
+    async def at_the_end(self, state):
+        await state.flush()
+        await state.checkpoint(recorded=1)
+        await asyncio.sleep(3600)
+
+
+class Fails(Count):
+    async def at_the_end(self, state):
+        raise ValueError("the author's own")
+
+
+class GoesOn(Count):
+    async def after_the_event(self, state):
+        await state.checkpoint(fired=1)
+        await asyncio.sleep(3600)
+
+
+class IsReplaced(Count):
+    """Somebody else opens its state; what it does then, subclasses say."""
+
+    async def at_the_end(self, state):
+        await state._pending._writer.store.acquire(state.scope, state.attempt)
+        await self.notice(state)
+
+    async def notice(self, state):
+        await state.set("late", 1)
+
+
+class IsReplacedUnknowing(IsReplaced):
+    async def notice(self, state):
+        pass
+
+
+class IsReplacedAndFails(IsReplaced):
+    async def notice(self, state):
+        raise TimeoutError("a connection that died while the process was frozen")
+
+
+class IsReplacedInAGroup(IsReplaced):
+    async def notice(self, state):
+        async with anyio.create_task_group() as group:
+            group.start_soon(state.set, "late", 1)
+
+
+class ByHand(CheckpointTrigger):
+    def serialize(self):
+        return f"{__name__}.ByHand", {}
+
+    async def run(self):
+        async with self.task_state() as state:
+            await state.checkpoint(runs=await state.get("runs", 0) + 1)
+            yield TriggerEvent(await state.get("runs"))
+
+    async def run_with_state(self, state):
+        yield
+
+
+def at(count):
+    return lambda state: state.work("steps").counts.done == count
+
+
+@pytest.fixture(autouse=True)
+def _nobody_killed():
+    killed.clear()
+
+
+async def test_g3_a_crash_loses_at_most_what_was_not_durable_and_never_a_part_of_a_step():
+    trigger = Count()
+    crashed = await run_trigger(trigger, stop="crash", when=at(7))
+    done = crashed.work["steps"].done if crashed.work else 0
+    assert crashed.events == []
+    assert crashed.values.get("sum", 0) == sum(range(done))
+    resumed = await run_trigger(trigger)
+    assert (resumed.values, resumed.work["steps"].done) == ({"sum": SUM}, STEPS)
+
+
+async def test_g1_a_crash_loses_nothing_that_was_flushed():
+    crashed = await run_trigger(Parks(), stop="crash", when=lambda state: state.stats.recorded == STEPS + 1)
+    assert (crashed.values, crashed.work["steps"].done) == ({"sum": SUM}, STEPS)
+
+
+async def test_g6_a_shutdown_loses_nothing_and_does_not_call_the_kill_hook():
+    trigger = Count()
+    ended = await run_trigger(trigger, stop="shutdown", when=at(7))
+    assert (ended.events, ended.values, ended.work["steps"].done) == ([], {"sum": 21}, 7)
+    resumed = await run_trigger(trigger)
+    assert [event.payload for event in resumed.events] == [{"sum": SUM, "resumed": True}]
+    assert killed == []
+
+
+async def test_g4_a_user_kill_calls_the_hook_with_the_state():
+    await run_trigger(Count(), stop="user_kill", when=at(7))
+    assert killed == [{"sum": 21}]
+
+
+async def test_g4_a_trigger_that_was_moved_ends_quietly_and_its_hook_is_not_called():
+    moved = await run_trigger(Count(), stop="move", when=at(7))
+    assert moved.events == []
+    assert killed == []
+
+
+async def test_the_hook_is_not_called_once_an_event_has_resumed_the_task():
+    run = await run_trigger(GoesOn(), stop="user_kill", when=lambda state: state.stats.recorded == STEPS + 1)
+    assert len(run.events) == 1
+    assert killed == []
+
+
+@pytest.mark.parametrize(
+    "replaced", [IsReplaced, IsReplacedUnknowing, IsReplacedAndFails, IsReplacedInAGroup]
+)
+async def test_g4_a_replaced_trigger_ends_as_cancelled_whatever_it_does_then(replaced):
+    run = await run_trigger(replaced())
+    assert run.events == []
+    assert "late" not in run.values
+
+
+async def test_g4_the_trigger_of_an_older_attempt_ends_as_cancelled():
+    trigger = Count()
+    await run_trigger(trigger, attempt=2)
+    older = await run_trigger(trigger, attempt=1)
+    assert older.events == []
+
+
+async def test_g1_what_was_recorded_is_durable_before_an_event_leaves():
+    running = Count()
+    running.store = "memory:before-an-event"
+    running.task_instance = Instance()
+    run = running.run()
+    await anext(run)
+    store = running._state._pending._writer.store
+    snapshot = await store.read(running._state.scope)
+    assert snapshot.entries["sum"] == str(SUM)
+    await run.aclose()
+
+
+class Instance:
+    dag_id, run_id, task_id, map_index, try_number = "d", "r", "t", 3, 2
+
+
+async def test_a_trigger_takes_scope_and_attempt_from_its_task_instance():
+    trigger = Count()
+    trigger.store = "memory:"
+    trigger.task_instance = Instance()
+    async with trigger.task_state() as state:
+        assert (state.scope, state.attempt) == (TaskScope("d", "r", "t", 3), 2)
+
+
+async def test_the_authors_own_errors_are_raised():
+    with pytest.raises(ValueError, match="the author's own"):
+        await run_trigger(Fails())
+
+
+async def test_a_trigger_that_writes_run_by_hand_resumes_too():
+    trigger = ByHand()
+    assert [(await run_trigger(trigger)).events[0].payload for _ in range(3)] == [1, 2, 3]
+
+
+async def test_a_trigger_without_a_task_says_so(monkeypatch):
+    monkeypatch.setattr(CheckpointTrigger, "_deferring", None)
+    with pytest.raises(NoScopeError, match="no task instance"):
+        await anext(Count().run())
+
+
+async def test_run_trigger_refuses_what_it_does_not_know():
+    with pytest.raises(InvalidArgumentError, match="'shutdown'"):
+        await run_trigger(Count(), stop="explode")
+    with pytest.raises(AssertionError, match="ended before"):
+        await run_trigger(Count(), stop="crash", when=lambda _: False)
+    with pytest.raises(TimeoutError, match="not ended within"):
+        await run_trigger(GoesOn(), timeout=0.2)
