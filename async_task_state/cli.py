@@ -167,10 +167,10 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     )
     demo = commands.add_parser("demo", help="kill a real Airflow's triggerer half way and see the work go on")
     if with_demo:
-        from async_task_state import demo as demonstration  # noqa: PLC0415 - only for those who want it
+        from async_task_state.demo import add_arguments, run  # noqa: PLC0415 - only for those who want it
 
-        demonstration.add_arguments(demo)
-        demo.set_defaults(run=demonstration.run)
+        add_arguments(demo)
+        demo.set_defaults(run=run)
     return parser
 
 

@@ -15,7 +15,6 @@ from uuid import UUID
 
 import pytest
 
-import async_task_state
 from async_task_state import Settings, StaleWriterError, TaskScope, cli
 from async_task_state.settings import load_settings
 
@@ -324,6 +323,16 @@ def test_the_store_is_the_configured_one(capsys, fill, dsn, monkeypatch):
     assert json.loads(capsys.readouterr().out)[0]["keys"] == 1
 
 
+@pytest.mark.parametrize("command", [["check"], ["list"]])
+def test_an_interrupted_command_says_nothing(run, monkeypatch, command):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "open_store", interrupt)
+    monkeypatch.setattr(cli, "checks", interrupt)
+    assert run(*command) == (130, "", "")
+
+
 # terminals
 
 
@@ -383,7 +392,6 @@ def test_demo_is_loaded_when_named(monkeypatch, capsys):
         add_arguments=lambda parser: parser.add_argument("--files", type=int), run=lambda args: args.files
     )
     monkeypatch.setitem(sys.modules, "async_task_state.demo", demo)
-    monkeypatch.setattr(async_task_state, "demo", demo, raising=False)
     assert cli.main(["demo", "--files", "7"]) == 7
     with pytest.raises(SystemExit):
         cli.main(["demo", "--help"])

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from async_task_state import TaskScope
+from async_task_state import StoreUnavailableError, TaskScope, cli
 from async_task_state.cli_watch import WatchView
 from async_task_state.stores import open_store
 
@@ -145,3 +145,26 @@ def test_rate_starts_anew_when_the_state_was_cleared(view, run):
     run("clear", *IDS, "--yes")
     assert view(10, attempt=1, done=20).rate is None
     assert view(20, done=40).rate == 2.0
+
+
+def test_watch_goes_on_after_an_outage(run, fill, dsn, monkeypatch):
+    class Busy:
+        """Does not answer at first."""
+
+        def __init__(self):
+            self.store, self.asked = open_store(dsn), 0
+
+        async def read(self, scope):
+            self.asked += 1
+            if self.asked < 3:
+                raise StoreUnavailableError("the database is locked")
+            return await self.store.read(scope)
+
+        async def close(self):
+            await self.store.close()
+
+    fill(done=1)
+    monkeypatch.setattr(cli, "open_store", lambda *_, **__: Busy())
+    code, out, err = run("watch", *IDS, "--interval", "0.001", "--until", "1")
+    assert (code, err) == (0, "trying again: the database is locked\n")
+    assert out.endswith("files: 1 done, 0 failed\n")
