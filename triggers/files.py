@@ -6,10 +6,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.triggers.base import TriggerEvent
-from async_task_state.triggers.checkpoint import CheckpointTrigger
 
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.files import FileWork, Source
+from async_task_state.triggers.checkpoint import CheckpointTrigger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

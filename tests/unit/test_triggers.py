@@ -8,10 +8,10 @@ from typing import Any
 import anyio
 import pytest
 from airflow.triggers.base import TriggerEvent
-from async_task_state.triggers import CheckpointTrigger
 
 from async_task_state import InvalidArgumentError, NoScopeError, TaskScope
 from async_task_state.testing import run_trigger
+from async_task_state.triggers import CheckpointTrigger
 
 pytestmark = pytest.mark.asyncio
 

@@ -1,0 +1,194 @@
+"""Which files there are, how they are recognised, and what processing them gives."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from async_task_state import InvalidArgumentError, ProcessorError, SourceError
+from async_task_state.files import FileWork, list_files, load_processor
+from async_task_state.operators import ProcessFilesOperator
+from async_task_state.triggers import ProcessFilesTrigger
+
+seen: list[Any] = []
+
+
+async def note(path, state):
+    """A processor."""
+    seen.append((str(path), state.attempt))
+    return {"bytes": path.stat().st_size, "name": path.name}
+
+
+def plain(path):
+    """A processor that runs in a thread and wants no state."""
+    seen.append((path.name, threading.current_thread() is threading.main_thread()))
+
+
+async def picky(path, state):
+    """A processor that fails on some."""
+    if "bad" in path.name:
+        raise ValueError(f"cannot read {path.name}")
+
+
+NOT_CALLABLE = 7
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen():
+    seen.clear()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "files"
+    for name in ("b.txt", "a.txt", "deep/c.txt", "deep/deeper/d.csv", "e.csv"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return root
+
+
+async def names(source, identity="path"):
+    return [file.path.name async for file in list_files(source, identity)]
+
+
+async def run(make_state, attempt=1, **work):
+    async with make_state(attempt=attempt) as state:
+        return await FileWork(**{"processor": note, **work}).run(state)
+
+
+@pytest.mark.anyio
+async def test_a_directory_gives_all_below_it_in_a_stable_order(folder):
+    assert await names(str(folder)) == ["a.txt", "b.txt", "e.csv", "c.txt", "d.csv"]
+    assert await names(folder) == await names(f"file://{folder}")
+
+
+@pytest.mark.anyio
+async def test_a_glob_a_file_and_a_list(folder):
+    assert await names(f"{folder}/*.txt") == ["a.txt", "b.txt"]
+    assert await names(f"{folder}/**/*.csv") == ["d.csv", "e.csv"]
+    assert await names(f"{folder}/a.txt") == ["a.txt"]
+    assert await names([str(folder / "e.csv"), str(folder / "a.txt")]) == ["e.csv", "a.txt"]
+
+
+@pytest.mark.anyio
+async def test_any_fsspec_url_is_listed_and_read(make_state):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/bucket/x.txt": b"12345", "/bucket/y.txt": b"1"})
+    try:
+        result = await run(make_state, source="memory://bucket")
+        assert (result["done"], result["totals"]) == (2, {"bytes": 6})
+        assert [path for path, _ in sorted(seen)] == ["memory://bucket/x.txt", "memory://bucket/y.txt"]
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.anyio
+async def test_each_file_is_processed_once_over_all_attempts(make_state, folder):
+    first = await run(make_state, source=str(folder))
+    assert (first["status"], first["done"], first["skipped"], first["failed"]) == ("success", 5, 0, 0)
+    assert first["totals"] == {"bytes": sum(path.stat().st_size for path in folder.rglob("*.*"))}
+    again = await run(make_state, attempt=2, source=str(folder))
+    assert (again["done"], again["skipped"], again["totals"]) == (0, 5, first["totals"])
+    assert {attempt for _, attempt in seen} == {1}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("identity", "processed"), [("stat", ["a.txt", "b.txt"]), ("path", [])])
+async def test_a_file_that_changed_is_processed_again_unless_its_path_is_its_identity(
+    make_state, folder, identity, processed
+):
+    await run(make_state, source=str(folder), identity=identity)
+    seen.clear()
+    (folder / "a.txt").write_text("longer than it was")
+    os.utime(folder / "b.txt", (1, 1))
+    await run(make_state, source=str(folder), identity=identity)
+    assert sorted(Path(path).name for path, _ in seen) == processed
+
+
+@pytest.mark.anyio
+async def test_a_plain_processor_runs_in_a_thread(make_state, folder):
+    await run(make_state, source=str(folder), processor=f"{__name__}.plain")
+    assert len(seen) == 5
+    assert not any(in_main for _, in_main in seen)
+
+
+@pytest.mark.anyio
+async def test_failures_are_named_by_file_and_error(make_state, folder):
+    (folder / "bad#1.txt").write_text("")
+    collected = await run(make_state, source=str(folder), processor=picky, on_error="collect", max_attempts=2)
+    assert (collected["status"], collected["done"], collected["failed"]) == ("success", 5, 1)
+    assert collected["failures"] == [
+        {"file": str(folder / "bad#1.txt"), "error": "ValueError: cannot read bad#1.txt"}
+    ]
+    raised = await run(make_state, attempt=2, source=str(folder), processor=picky)
+    assert (raised["status"], raised["failed"]) == ("failed", 1)
+
+
+@pytest.mark.anyio
+async def test_a_listed_file_that_is_missing_fails_as_a_file(make_state, folder):
+    result = await run(make_state, source=[str(folder / "gone"), str(folder / "a.txt")], on_error="collect")
+    assert (result["done"], result["failed"]) == (1, 1)
+    assert result["failures"][0]["file"] == str(folder / "gone")
+    assert "FileNotFoundError" in result["failures"][0]["error"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("source", ["{}/nowhere", "{}/*.none", []])
+async def test_no_files_is_said_and_is_an_error_only_when_files_are_required(
+    make_state, tmp_path, source, caplog
+):
+    source = source and source.format(tmp_path)
+    result = await run(make_state, source=source)
+    assert (result["status"], result["done"]) == ("success", 0)
+    assert "there is no file in" in caplog.text
+    with pytest.raises(SourceError, match="require_files"):
+        await run(make_state, source=source, require_files=True)
+
+
+@pytest.mark.parametrize(
+    "processor", ["no.such.module", f"{__name__}.no_such", f"{__name__}.NOT_CALLABLE", "os"]
+)
+def test_g8_a_processor_that_cannot_be_called_is_named(processor):
+    with pytest.raises(ProcessorError, match=processor):
+        load_processor(processor)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("concurrency", 0),
+        ("concurrency", -1),
+        ("concurrency", 1.5),
+        ("max_attempts", 0),
+        ("max_attempts", True),
+        ("on_error", "ignore"),
+        ("identity", "hash"),
+        ("max_delay", -1),
+    ],
+)
+def test_g8_a_bad_argument_raises_where_it_is_given(argument, value):
+    for make in (
+        lambda: ProcessFilesTrigger("/tmp", f"{__name__}.note", **{argument: value}),
+        lambda: ProcessFilesOperator(task_id="t", source="/tmp", processor=note, **{argument: value}),
+    ):
+        with pytest.raises(InvalidArgumentError, match=argument):
+            make()
+
+
+def test_g8_the_triggerer_takes_no_function():
+    with pytest.raises(InvalidArgumentError, match="dotted path"):
+        ProcessFilesTrigger("/tmp", note)
+    with pytest.raises(InvalidArgumentError, match="deferrable=False"):
+        ProcessFilesOperator(task_id="t", source="/tmp", processor=note, deferrable=True)
+
+
+def test_the_trigger_survives_its_serialization():
+    path, arguments = ProcessFilesTrigger(["/a", "/b"], "a.b", concurrency=3, max_delay=0.5).serialize()
+    assert path == "async_task_state.triggers.files.ProcessFilesTrigger"
+    assert ProcessFilesTrigger(**arguments).serialize() == (path, arguments)
