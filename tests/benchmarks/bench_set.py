@@ -1,0 +1,146 @@
+"""`set()`, durable when it returns: against bare aiosqlite, and against LangGraph's checkpointer."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiosqlite
+import anyio
+from bench_measure import Line, Plan, state_in
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from async_task_state.writer import shutdown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+STATES = 64
+FULL = 2
+
+
+def one_set(plan: Plan) -> list[Line]:
+    ours, theirs = [], []
+    calls = plan.scaled(2000)
+    for _ in range(plan.repeat):
+        theirs.append(anyio.run(aiosqlite_rate, plan.new_file(), calls))
+        ours.append(anyio.run(set_rate, plan.new_file(), calls))
+        shutdown()
+    return [
+        Line(
+            "one state awaiting set each time",
+            "sets/s",
+            ours,
+            0.6,
+            ">=",
+            "aiosqlite, upsert and commit, WAL, synchronous=FULL",
+            theirs,
+            "ratio",
+        )
+    ]
+
+
+def many_sets(plan: Plan) -> list[Line]:
+    ours, theirs = [], []
+    calls = plan.scaled(200)
+    for _ in range(plan.repeat):
+        theirs.append(anyio.run(langgraph_rate, plan.new_file(), calls // 4 + 1))
+        ours.append(anyio.run(sets_rate, plan.new_file(), calls))
+        shutdown()
+    return [
+        Line(
+            f"{STATES} states awaiting set at once",
+            "sets/s",
+            ours,
+            10,
+            ">=",
+            f"LangGraph AsyncSqliteSaver.aput, {STATES} at once, WAL, synchronous=FULL",
+            theirs,
+            "ratio",
+        )
+    ]
+
+
+async def set_rate(file: Path, calls: int) -> float:
+    async with state_in(file) as state:
+        started = time.perf_counter()
+        for i in range(calls):
+            await state.set("n", i)
+        return calls / (time.perf_counter() - started)
+
+
+async def aiosqlite_rate(file: Path, calls: int) -> float:
+    async with aiosqlite.connect(file) as db:
+        await db.execute("PRAGMA journal_mode = WAL")
+        await db.execute("PRAGMA synchronous = FULL")
+        await db.execute("CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT)")
+        started = time.perf_counter()
+        for i in range(calls):
+            await db.execute(
+                "INSERT INTO state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                ("n", str(i)),
+            )
+            await db.commit()
+        return calls / (time.perf_counter() - started)
+
+
+async def sets_rate(file: Path, calls: int) -> float:
+    @asynccontextmanager
+    async def setter(number: int) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+        async with state_in(file, f"task-{number}") as state:
+            yield lambda i: state.set("n", i)
+
+    return await rate_at_once(setter, calls)
+
+
+async def langgraph_rate(file: Path, calls: int) -> float:
+    async with AsyncSqliteSaver.from_conn_string(str(file)) as saver:
+        await saver.setup()
+        await saver.conn.execute("PRAGMA synchronous = FULL")
+        await check_pragmas(saver.conn)
+
+        @asynccontextmanager
+        async def setter(number: int) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+            config = {"configurable": {"thread_id": f"thread-{number}", "checkpoint_ns": ""}}
+            # Of one id, so that each replaces the last, as each of our values does.
+            checkpoint = empty_checkpoint()
+            yield lambda i: saver.aput(config, {**checkpoint, "channel_values": {"n": i}}, {}, {})
+
+        return await rate_at_once(setter, calls)
+
+
+async def check_pragmas(db: aiosqlite.Connection) -> None:
+    """Like is compared with like."""
+    for pragma, wanted in (("journal_mode", "wal"), ("synchronous", FULL)):
+        async with db.execute(f"PRAGMA {pragma}") as cursor:
+            (found,) = await cursor.fetchone()
+        if found != wanted:
+            raise AssertionError(f"{pragma} is {found}")
+
+
+async def rate_at_once(setter, calls: int) -> float:
+    """How many calls a second `STATES` tasks make together, each awaiting one before its next."""
+    opened = 0
+    start = anyio.Event()
+
+    async def one(number: int) -> None:
+        nonlocal opened
+        async with setter(number) as put:
+            opened += 1
+            await start.wait()
+            for i in range(calls):
+                await put(i)
+        ended.append(time.perf_counter())
+
+    ended: list[float] = []
+    async with anyio.create_task_group() as group:
+        for number in range(STATES):
+            group.start_soon(one, number)
+        while opened < STATES:
+            await anyio.sleep(0.01)
+        started = time.perf_counter()
+        start.set()
+    return STATES * calls / (max(ended) - started)
