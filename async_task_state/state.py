@@ -74,7 +74,7 @@ def task_state(
     """
     running = running_task()
     if scope is None:
-        opened = _opened.get()
+        opened = _open_here()
         if running is not None:
             scope = running[0]
         elif opened:
@@ -93,6 +93,11 @@ def task_state(
     return TaskState(
         scope, attempt=attempt, store=store, settings=settings, max_delay=max_delay, read_only=read_only
     )
+
+
+def _open_here() -> tuple[TaskState, ...]:
+    """The states that are open in this context; one may have been left in another."""
+    return tuple(handle for handle in _opened.get() if handle.is_open)
 
 
 class TaskState:
@@ -151,7 +156,7 @@ class TaskState:
             StaleWriterError: This handle was left, and another holder has opened the scope since.
             StoreError: The store cannot serve, or has not answered for `outage_timeout`.
         """
-        outer = next((handle for handle in reversed(_opened.get()) if self._joins(handle)), None)
+        outer = next((handle for handle in reversed(_open_here()) if self._joins(handle)), None)
         if outer is not None:
             self._outer = outer
             self._pending, self._snapshot, self._works = outer._pending, outer._snapshot, outer._works
@@ -167,6 +172,7 @@ class TaskState:
             writer = writer_for(self._store, self._settings)
             if self._read_only:
                 self._snapshot = await writer.call(writer.store.read, self._scope)
+                self._works = {}
                 self._resumed = self._snapshot is not None and bool(self._snapshot.entries)
             else:
                 self._pending, self._resumed = await writer.open(
@@ -174,7 +180,7 @@ class TaskState:
                 )
         self._depth = 1
         self._turn = time.monotonic()
-        _opened.set((*_opened.get(), self))
+        _opened.set((*_open_here(), self))
         return self
 
     async def __aexit__(
@@ -202,7 +208,7 @@ class TaskState:
             self._depth -= outer is not self
             if outer._depth == 0:
                 # Not reset(token): a generator may be closed in another context than it was begun in.
-                _opened.set(tuple(handle for handle in _opened.get() if handle is not outer))
+                _opened.set(_open_here())
 
     @property
     def scope(self) -> TaskScope:
@@ -268,6 +274,7 @@ class TaskState:
             InvalidArgumentError: `retention` is not a `timedelta` above 0.
         """
         pending = self._writable()
+        check_key(key)
         pending.record(self._encode({key: value}, retention_seconds(retention, self._retention)))
         await pending.flush()
 
@@ -311,6 +318,7 @@ class TaskState:
     async def clear(self) -> None:
         """Remove every key and everything that work sets keep, durably when this returns."""
         pending = self._writable()
+        pending.check()
         with pending.lock:
             pending.clear()
             for work in self._works.values():
