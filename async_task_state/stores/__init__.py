@@ -117,7 +117,11 @@ class Store(Protocol):
         """The scopes that match, the most recently changed first."""
 
     async def clear(self, scope: TaskScope) -> int | None:
-        """Delete a scope's keys and fence its holder; how many there were, None where nobody ever held it."""
+        """Delete a scope's keys, fence its holder, and let any attempt open it next.
+
+        Returns:
+            How many keys there were; None where nobody ever held the scope.
+        """
 
     async def purge(self, now: float | None = None) -> int:
         """Delete keys that have expired and scopes nobody has touched for the default retention.

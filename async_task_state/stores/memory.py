@@ -70,7 +70,9 @@ class MemoryStore:
             held = record.lease
             if attempt is not None and attempt < held.attempt:
                 raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
-            record.lease = replace(held, attempt=held.attempt if attempt is None else attempt, epoch=held.epoch + 1)
+            record.lease = replace(
+                held, attempt=held.attempt if attempt is None else attempt, epoch=held.epoch + 1
+            )
             record.touched_at = time.time()
         return Snapshot(record.lease, record.live())
 
@@ -119,7 +121,7 @@ class MemoryStore:
             return None
         count = len(record.entries)
         record.entries.clear()
-        record.lease = replace(record.lease, epoch=record.lease.epoch + 1)
+        record.lease = replace(record.lease, attempt=1, epoch=record.lease.epoch + 1)
         return count
 
     async def purge(self, now: float | None = None) -> int:

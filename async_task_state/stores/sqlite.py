@@ -129,7 +129,9 @@ class SQLiteStore:
         try:
             async with self._opening:
                 db = await self._connection()
-            return await _hop(db, _transact, work, *args)
+            # A look takes no lock, so that nobody who watches holds up who works.
+            begin = "BEGIN" if work in (_read, _scopes) else "BEGIN IMMEDIATE"
+            return await _hop(db, _transact, begin, work, *args)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -201,8 +203,8 @@ async def _hop(db: aiosqlite.Connection, work: Callable[..., T], *args: object) 
     return result
 
 
-def _transact(db: sqlite3.Connection, work: Callable[..., T], *args: object) -> T:
-    db.execute("BEGIN IMMEDIATE")
+def _transact(db: sqlite3.Connection, begin: str, work: Callable[..., T], *args: object) -> T:
+    db.execute(begin)
     try:
         result = work(db, *args)
         db.execute("COMMIT")
@@ -222,7 +224,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         )
     db.execute("PRAGMA synchronous = FULL")
     if db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
-        _transact(db, _create_schema)
+        _transact(db, "BEGIN IMMEDIATE", _create_schema)
 
 
 def _check_owner(db: sqlite3.Connection, path: Path) -> None:
@@ -339,7 +341,7 @@ def _clear(db: sqlite3.Connection, scope: TaskScope) -> int | None:
     lease = _find(db, scope)
     if lease is None:
         return None
-    db.execute("UPDATE scope SET epoch = epoch + 1 WHERE id = ?", (lease.scope_id,))
+    db.execute("UPDATE scope SET attempt = 1, epoch = epoch + 1 WHERE id = ?", (lease.scope_id,))
     return db.execute("DELETE FROM entry WHERE scope_id = ?", (lease.scope_id,)).rowcount
 
 

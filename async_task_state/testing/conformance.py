@@ -324,8 +324,15 @@ class StoreConformance(RetentionTests):
         assert await entries(store) == {}
         assert await put(store, held, {"a": "3"}) == [held]
         after = await store.acquire(SCOPE, None)
-        assert (after.entries, after.lease.attempt) == ({}, held.attempt)
+        assert (after.entries, after.lease.attempt) == ({}, 1)
         assert after.lease.epoch > held.epoch
+
+    @on_its_own
+    async def test_clear_forgets_the_attempt(self, store: Store) -> None:
+        """A run that was made again counts its attempts from 1: clearing is what lets it open the state."""
+        await store.acquire(SCOPE, 5)
+        await store.clear(SCOPE)
+        assert (await store.acquire(SCOPE, 1)).lease.attempt == 1
 
     @on_its_own
     async def test_a_closed_store_opens_again(self, store: Store) -> None:

@@ -1,0 +1,72 @@
+"""Every Python example in the README, run; the ones that need an Airflow task are run in tests/airflow."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+from readme import BLOCKS, block
+
+from async_task_state import TaskScope, task_state
+from async_task_state.operators import ProcessFilesOperator
+
+TRIGGER = """
+from airflow.triggers.base import TriggerEvent
+from async_task_state.testing import run_trigger
+from async_task_state.triggers import CheckpointTrigger
+
+fetched, cancelled = [], []
+
+async def fetch(page):
+    fetched.append(page)
+    await asyncio.sleep(0)
+
+async def cancel(job):
+    cancelled.append(job)
+"""
+
+
+@pytest.fixture
+def my_triggers(monkeypatch):
+    """The module that the README's trigger says it is in, with the README's test of it."""
+    module = ModuleType("my_triggers")
+    monkeypatch.setitem(sys.modules, "my_triggers", module)
+    exec("import asyncio" + TRIGGER + block("class WaitForPages") + block("test_resumes"), module.__dict__)
+    return module
+
+
+@pytest.mark.asyncio
+async def test_the_trigger_resumes(my_triggers):
+    await my_triggers.test_resumes()
+    assert set(my_triggers.fetched) == set(range(10))
+    assert len(my_triggers.fetched) < 20
+
+
+@pytest.mark.asyncio
+async def test_the_triggers_kill_hook(my_triggers):
+    await my_triggers.run_trigger(my_triggers.WaitForPages(10), stop="user_kill")
+    assert my_triggers.cancelled == [None]
+
+
+def test_the_operator():
+    operator = eval(block("ProcessFilesOperator("), {"ProcessFilesOperator": ProcessFilesOperator})
+    assert operator.deferrable
+
+
+@pytest.mark.asyncio
+async def test_outside_airflow():
+    code = "async def run():\n" + "".join(f"    {line}\n" for line in block("store=").splitlines())
+    names = {"task_state": task_state, "TaskScope": TaskScope}
+    exec(code, names)
+    await names["run"]()
+    async with task_state(TaskScope("dag", "run", "task"), store="memory:") as state:
+        assert await state.get_all() == {"job_id": "j-17", "polls": 1}
+
+
+def test_a_task_is_made_to_resume_in_twenty_lines():
+    assert len((block("rows = 0") + block("files.remaining")).splitlines()) <= 20
+
+
+def test_no_example_is_left_out():
+    assert len(BLOCKS) == 6
