@@ -188,7 +188,7 @@ class Pending:
         self._recorded += 1
         if not self._queued:
             self._enqueue(self._due_after)
-        elif len(pending) >= MAX_ROWS or self._batch_bytes >= MAX_BYTES:
+        if len(pending) >= MAX_ROWS or self._batch_bytes >= MAX_BYTES:
             self._writer.hurry()
 
     def produce(self, key: str, producer: Callable[[], str]) -> None:
@@ -212,6 +212,9 @@ class Pending:
         """Return when everything recorded so far is durable, or raise why it is not."""
         self.check()
         with self.lock:
+            # Again, for the writer may have settled the last batch since; and above, for in a forked child the lock
+            # may be a parent's thread's.
+            self.check()
             if self._queued:
                 waiter = self._ask()
             elif self._flight is not None:
@@ -229,6 +232,7 @@ class Pending:
         """
         self.check()
         with self.lock:
+            self.check()
             waiter = self._ask()
         await waiter.wait()
 

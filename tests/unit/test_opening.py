@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from contextlib import aclosing
 from types import SimpleNamespace
 
@@ -363,3 +365,35 @@ async def test_the_store_is_the_one_that_airflows_config_names(scope, make_state
         assert await state.get_all() == {"a": 1}
     async with task_state(scope, store="memory:another") as state:
         assert await state.get_all() == {}
+
+
+class FencedAtTheDoor:
+    """A lock; before the caller's thread gets it, the writer learns that the lease was lost."""
+
+    def __init__(self, pending):
+        self.pending, self.lock, self.caller = pending, pending.lock, threading.get_ident()
+
+    def __enter__(self):
+        if threading.get_ident() == self.caller:
+            self.pending._writer.hurry()
+            while self.pending.error is None:
+                time.sleep(0.001)
+        return self.lock.__enter__()
+
+    def __exit__(self, *error):
+        return self.lock.__exit__(*error)
+
+
+@pytest.mark.parametrize("call", ["flush", "is_current"])
+async def test_g4_a_lease_lost_while_a_flush_begins_is_noticed(make_state, settings, call):
+    state = make_state(attempt=1, max_delay=NOT_SOON)
+    await state.__aenter__()
+    await state.checkpoint(a=1)
+    writer = writer_for(settings.dsn, settings)
+    await writer.call(writer.store.acquire, state.scope, 2)
+    state._pending.lock = FencedAtTheDoor(state._pending)
+    if call == "flush":
+        with pytest.raises(StaleWriterError):
+            await state.flush()
+    else:
+        assert not await state.is_current()
