@@ -134,7 +134,7 @@ def test_g8_a_value_that_holds_itself_is_refused():
 
 @pytest.mark.parametrize("value", [10**5000, [10**5000]], ids=["alone", "within"])
 def test_g8_an_integer_too_long_for_text_is_refused(value):
-    with pytest.raises(InvalidValueError, match=r"the value of 'k' .*4300 digits"):
+    with pytest.raises(InvalidValueError, match=r"the value of 'k' .*4300"):
         encode("k", value, MIB)
 
 
