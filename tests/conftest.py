@@ -10,7 +10,7 @@ import pytest
 
 from async_task_state import Settings, TaskScope, TaskState
 from async_task_state.settings import check_executor, load_settings
-from async_task_state.writer import shutdown
+from async_task_state.writer import shutdown, writer_for
 
 
 def pytest_addoption(parser):
@@ -81,3 +81,25 @@ def make_state(scope, settings):
         return TaskState(of, store=store, settings=settings, **options)
 
     return make_state
+
+
+@pytest.fixture
+def saved(make_state):
+    """What the store has, as another process would see it."""
+
+    async def saved():
+        async with make_state(read_only=True) as state:
+            return await state.get_all()
+
+    return saved
+
+
+@pytest.fixture
+def on_store(settings):
+    """Calls a method of the store itself."""
+
+    async def on_store(method, *args):
+        writer = writer_for(settings.dsn, settings)
+        return await writer.call(getattr(writer.store, method), *args)
+
+    return on_store

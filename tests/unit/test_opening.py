@@ -20,17 +20,6 @@ NOT_SOON = 3600.0
 
 
 @pytest.fixture
-def saved(make_state):
-    """What the store has, as another process would see it."""
-
-    async def saved():
-        async with make_state(read_only=True) as state:
-            return await state.get_all()
-
-    return saved
-
-
-@pytest.fixture
 def airflow_settings(dsn, monkeypatch, _settings_read_anew):
     """Airflow's config names the store."""
     monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__DSN", dsn)
