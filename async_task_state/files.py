@@ -16,7 +16,7 @@ from fsspec.utils import stringify_path
 from upath import UPath
 
 from async_task_state.errors import InvalidArgumentError, ProcessorError, SourceError, WorkFailedError
-from async_task_state.settings import is_number
+from async_task_state.settings import check_count, check_seconds
 
 if TYPE_CHECKING:
     import os
@@ -79,14 +79,9 @@ class FileWork:
             raise InvalidArgumentError(f"identity must be 'stat' or 'path', not {self.identity!r}")
         if self.on_error not in ("raise", "collect"):
             raise InvalidArgumentError(f"on_error must be 'raise' or 'collect', not {self.on_error!r}")
-        for name in ("concurrency", "max_attempts"):
-            number = getattr(self, name)
-            if type(number) is not int or number < 1:
-                raise InvalidArgumentError(f"{name} must be an integer of at least 1, not {number!r}")
-        if self.max_delay is not None and not (is_number(self.max_delay) and self.max_delay > 0):
-            raise InvalidArgumentError(
-                f"max_delay must be a number of seconds above 0, not {self.max_delay!r}"
-            )
+        check_count("concurrency", self.concurrency)
+        check_count("max_attempts", self.max_attempts)
+        check_seconds("max_delay", self.max_delay)
 
     async def run(self, state: TaskState) -> dict[str, Any]:
         """Process what remains and say what came of it; a file that failed for good makes the status "failed".

@@ -17,6 +17,7 @@ from async_task_state.errors import (
     StoreUnavailableError,
     WorkFailedError,
 )
+from async_task_state.settings import check_count
 from async_task_state.work import SHOWN_FAILURES, Failure, WorkSummary, digest_of
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ class Run:
         on_error: str,
         record: Callable[[Any, Any], Mapping[str, Any]] | None,
     ) -> None:
-        for name, number in (("concurrency", concurrency), ("max_attempts", max_attempts)):
-            if type(number) is not int or number < 1:
-                raise InvalidArgumentError(f"{name} must be an integer of at least 1, not {number!r}")
+        check_count("concurrency", concurrency)
+        check_count("max_attempts", max_attempts)
         if on_error not in ("raise", "collect"):
             raise InvalidArgumentError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
         if not callable(fn):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from async_task_state.errors import InvalidArgumentError, SettingsError
 
@@ -16,7 +16,9 @@ __all__ = [
     "NEVER_EXPIRE",
     "SECTION",
     "Settings",
+    "check_count",
     "check_executor",
+    "check_seconds",
     "is_number",
     "load_settings",
     "retention_seconds",
@@ -98,7 +100,10 @@ def load_settings() -> Settings:
         except ValueError:
             raise SettingsError(f"[{SECTION}] {name} must be a number, not {text!r}") from None
     # What a command or a secret file prints ends with a newline.
-    dsn = conf.get(SECTION, "dsn", fallback="").strip() or f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
+    dsn = (
+        conf.get(SECTION, "dsn", fallback="").strip()
+        or f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
+    )
     return Settings(dsn=dsn, **values)
 
 
@@ -153,6 +158,26 @@ def _is_local_executor(name: str) -> bool:
         return False
 
 
-def is_number(value: object) -> bool:
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no number of things.
+
+    Raises:
+        InvalidArgumentError: `value` is not an integer of at least 1.
+    """
+    if type(value) is not int or value < 1:
+        raise InvalidArgumentError(f"{name} must be an integer of at least 1, not {value!r}")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Refuse what is no time to wait; None is for a default.
+
+    Raises:
+        InvalidArgumentError: `value` is neither None nor a number above 0.
+    """
+    if value is not None and not (is_number(value) and value > 0):
+        raise InvalidArgumentError(f"{name} must be a number of seconds above 0, not {value!r}")
+
+
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number, and no truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

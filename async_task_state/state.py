@@ -22,7 +22,7 @@ from async_task_state.errors import (
 )
 from async_task_state.pending import Stats
 from async_task_state.scopes import TaskScope, running_task
-from async_task_state.settings import check_executor, is_number, load_settings, retention_seconds
+from async_task_state.settings import check_executor, check_seconds, load_settings, retention_seconds
 from async_task_state.work import WorkSet
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ class TaskState:
             raise InvalidArgumentError(f"scope must be a TaskScope, not {type(scope).__name__}")
         if attempt is not None and (type(attempt) is not int or attempt < 0):
             raise InvalidArgumentError(f"attempt must be an integer of at least 0, not {attempt!r}")
-        if max_delay is not None and not (is_number(max_delay) and max_delay > 0):
-            raise InvalidArgumentError(f"max_delay must be a number of seconds above 0, not {max_delay!r}")
+        check_seconds("max_delay", max_delay)
         self._scope = scope
         self._wanted_attempt = attempt
         self._store = store
