@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Component", "SandboxError", "tail_of", "uninterrupted", "unwinding"]
+__all__ = ["Component", "SandboxError", "is_alive", "tail_of", "uninterrupted", "unwinding"]
 
 POLL_SECONDS: Final = 0.02
 TAIL_LINES: Final = 25

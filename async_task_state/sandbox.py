@@ -258,7 +258,6 @@ class Sandbox:
         return "\n".join(tail_of(log, sys.maxsize) for log in logs)
 
     def _make_database(self) -> None:
-        started = time.monotonic()
         migration = self._spawn("db", "migrate")
         self.wait(lambda: not migration.running, "the metadata database is not made")
         migration.kill()
@@ -269,12 +268,11 @@ class Sandbox:
         # Readers do not wait for a writer then; the file remembers it.
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-        self._say("metadata database", started)
+        self._say("metadata database")
 
     def _start_components(self) -> None:
         """Start them at once; again on another port if somebody took the one that was free a moment ago."""
         for _ in range(PORT_TRIES):
-            started = time.monotonic()
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 port = probe.getsockname()[1]
             self.url = f"http://127.0.0.1:{port}"
@@ -291,10 +289,10 @@ class Sandbox:
                 raise SandboxError(f"the API server did not start\n{complaint}")
         else:
             raise SandboxError(f"each of {PORT_TRIES} ports was taken as soon as it was chosen")
-        self._say("api-server", started)
+        self._say("api-server")
         for name in JOBS:
             self.wait(lambda name=name: self._jobs(name), f"{name} is not up")  # type: ignore[misc]
-            self._say(name, started)
+            self._say(name)
 
     def _wait_for_api(self, api_server: Component) -> bool:
         """Log in as soon as it answers; False if it ended instead."""
@@ -359,9 +357,9 @@ class Sandbox:
         logs = [*sorted(self.home.glob("*.log")), *sorted(self.home.glob("logs/dag_id=*/**/*.log*"))]
         return SandboxError("\n".join([complaint, *map(tail_of, logs)]))
 
-    def _say(self, what: str, started: float) -> None:
+    def _say(self, what: str) -> None:
         if self._report is not None:
-            self._report(f"{what} is up ({time.monotonic() - started:.1f} s)")
+            self._report(f"{what} is up")
 
 
 def task_path(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:
