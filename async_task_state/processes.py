@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Component", "SandboxError", "is_alive", "tail_of", "uninterrupted", "unwinding"]
 
 POLL_SECONDS: Final = 0.02
-TAIL_LINES: Final = 25
+LAST_LINES: Final = 6
+NOTABLE_LINES: Final = 25
+INFORMATION: Final = re.compile(r'\[(info|debug) |"level":"(info|debug)"')
+"""How Airflow marks a line, in its own output and in a task's log."""
 
 
 class SandboxError(AsyncTaskStateError):
@@ -143,10 +147,11 @@ def session_of(pid: int) -> int | None:
         return None
 
 
-def tail_of(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log, under its name."""
-    text = log.read_text(errors="replace").rstrip() if log.exists() else ""
-    return "\n".join([f"--- {log.name}", *text.splitlines()[-lines:]])
+def tail_of(log: Path) -> str:
+    """The end of a log and, before it, what is worse than information; under the log's name."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    notable = [line for line in lines[:-LAST_LINES] if not INFORMATION.search(line)]
+    return "\n".join([f"--- {log.name}", *notable[-NOTABLE_LINES:], *lines[-LAST_LINES:]])
 
 
 @contextmanager
