@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from airflow.triggers.base import TriggerEvent
+
 from async_task_state.triggers import CheckpointTrigger
 
 if TYPE_CHECKING:
