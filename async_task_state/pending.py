@@ -15,7 +15,7 @@ from async_task_state.errors import StaleWriterError
 from async_task_state.stores import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from async_task_state.stores import Change, Lease
     from async_task_state.writer import Writer
@@ -168,10 +168,23 @@ class Pending:
         if self.error is not None or self._writer.trouble is not None:
             self.check()
         with self.lock:
-            self.add(changes)
+            self.whole(self.add, changes)
+
+    def whole(self, step: Callable[..., None], *args: Any) -> None:
+        """Take a step that may be taken twice, whole; the caller holds the lock.
+
+        A signal handler may raise between any two instructions, and `execution_timeout`'s does: a batch must not
+        leave with half a call, nor a writer sleep on what it was half told.
+        """
+        try:
+            step(*args)
+        except BaseException:
+            step(*args)
+            self._writer.hurry(again=True)
+            raise
 
     def add(self, changes: Mapping[str, Change]) -> None:
-        """The same for a caller that holds the lock and has called `check`."""
+        """A step: the same for a caller that holds the lock and has called `check`."""
         pending, values = self._changes, self.values
         for key, change in changes.items():
             replaced = pending.get(key)
@@ -199,13 +212,15 @@ class Pending:
         """Forget a producer whose value has become final; the caller holds the lock."""
         self._producers.pop(key, None)
 
-    def clear(self) -> None:
-        """Delete every key; the caller holds the lock."""
+    def clear(self, forgetting: Iterable[Callable[[], None]]) -> None:
+        """A step: delete every key, and let those forget who know of some."""
         self._changes.clear()
         self._producers.clear()
         self._batch_bytes = 0
         self.values.clear()
         self._cleared = True
+        for forget in forgetting:
+            forget()
         self.add({})
 
     async def flush(self) -> None:
@@ -326,16 +341,19 @@ class Pending:
         self._cleared = False
 
     def _enqueue(self, delay: float) -> None:
-        self._queued = True
         self._since = time.monotonic()
         self.due = self._since + delay
         self._writer.enqueue(self)
+        self._queued = True
 
     def _ask(self) -> Waiter:
         waiter = Waiter()
         self._waiters.append(waiter)
+        self.whole(self._hurry)
+        return waiter
+
+    def _hurry(self) -> None:
         if self._queued:
             self._writer.hurry()
         else:
             self._enqueue(0)
-        return waiter

@@ -319,9 +319,7 @@ class TaskState:
         pending = self._writable()
         pending.check()
         with pending.lock:
-            pending.clear()
-            for work in self._works.values():
-                work._forget()
+            pending.whole(pending.clear, [work._forget for work in self._works.values()])
         await pending.flush()
 
     async def is_current(self) -> bool:

@@ -238,21 +238,35 @@ class WorkSet:
         changes = self._state._encode(values, self._state._retention)
         with pending.lock:
             if digest not in self._done:
-                self._done.add(digest)
-                if self._failures.pop(digest, None) is not None:
-                    changes[self._failed_keys + digest.hex()] = (None, None)
-                self._append(digest, pending, changes)
-            pending.add(changes)
+                place = self._tail, len(self._tail), self._tail_key, self._tail_number
+                pending.whole(self._add_done, digest, pending, changes, *place)
+            else:
+                pending.whole(pending.add, changes)
         await self._state._pace(pending)
 
-    def _append(self, digest: bytes, pending: Pending, changes: dict[str, Change]) -> None:
-        self._tail += digest
-        if len(self._tail) < SEGMENT_ITEMS * DIGEST_BYTES:
-            pending.produce(self._tail_key, self._encode_tail)
+    def _add_done(
+        self,
+        digest: bytes,
+        pending: Pending,
+        changes: dict[str, Change],
+        tail: bytearray,
+        end: int,
+        key: str,
+        number: int,
+    ) -> None:
+        """A step: it is told where the digest goes, so that it goes there once."""
+        tail[end:] = digest
+        if len(tail) < SEGMENT_ITEMS * DIGEST_BYTES:
+            pending.produce(key, self._encode_tail)
         else:
-            changes[self._tail_key] = (self._encode_tail(), None)
-            pending.settle_producer(self._tail_key)
-            self._begin_tail(self._tail_number + 1)
+            changes[key] = (encode_digests(tail), None)
+            pending.settle_producer(key)
+            self._begin_tail(number + 1)
+        if digest in self._failures:
+            changes[self._failed_keys + digest.hex()] = (None, None)
+        pending.add(changes)
+        self._failures.pop(digest, None)
+        self._done.add(digest)
 
     async def _record_failed(self, digest: bytes, item: str, error: BaseException | str) -> None:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
@@ -271,7 +285,7 @@ class WorkSet:
         change = (encode(key, asdict(failure), self._state._max_bytes), None)
         with pending.lock:
             self._failures[digest] = failure
-            pending.add({key: change})
+            pending.whole(pending.add, {key: change})
         await self._state._pace(pending)
 
     def _given_up(self, digest: bytes, tries: int) -> bool:
@@ -312,7 +326,7 @@ class WorkSet:
         self._tail_key = f"{self._segments}{number:010d}"
 
     def _encode_tail(self) -> str:
-        return f'"{b64encode(CODEC + self._tail).decode()}"'
+        return encode_digests(self._tail)
 
 
 def work_records(entries: Mapping[str, str]) -> dict[str, WorkRecord]:
@@ -332,6 +346,11 @@ def work_records(entries: Mapping[str, str]) -> dict[str, WorkRecord]:
         else:
             record.failures.append(Failure(**decode(text)))
     return records
+
+
+def encode_digests(digests: bytearray) -> str:
+    """The text of a segment."""
+    return f'"{b64encode(CODEC + digests).decode()}"'
 
 
 def digests_in(text: str, name: str) -> bytes:

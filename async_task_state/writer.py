@@ -105,10 +105,10 @@ class Writer:
         if earlier:
             self._ring()
 
-    def hurry(self) -> None:
-        """Commit everything in the queue now."""
+    def hurry(self, *, again: bool = False) -> None:
+        """Commit everything in the queue now; `again` where an earlier call may not have come to its end."""
         with self._gate:
-            if self._due <= 0 or not self._queue:
+            if not self._queue or (self._due <= 0 and not again):
                 return
             self._due = 0
         self._ring()
@@ -186,8 +186,9 @@ class Writer:
         with self._gate:
             queue, self._queue = self._queue, []
             self._due = FOREVER
-        # Outside the gate: a recording thread holds its own lock when it comes to the gate.
-        self._saving = [pending.take() for pending in queue]
+        # Outside the gate: a recording thread holds its own lock when it comes to the gate. Once each: a call that
+        # was interrupted comes to it twice.
+        self._saving = [pending.take() for pending in dict.fromkeys(queue)]
         return self._saving
 
     async def _save(self, flights: list[Flight]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,12 +16,6 @@ def pytest_generate_tests(metafunc):
         total = metafunc.config.getoption("kills")
         batches = [range(first, min(first + KILLS_A_TEST, total)) for first in range(0, total, KILLS_A_TEST)]
         metafunc.parametrize("kills", batches, ids=lambda batch: f"{batch.start}-{batch.stop}")
-
-
-@pytest.fixture(scope="module")
-def base_seed(pytestconfig):
-    given = pytestconfig.getoption("seed")
-    return int.from_bytes(os.urandom(4)) if given is None else given
 
 
 @pytest.fixture(scope="module")

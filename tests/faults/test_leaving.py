@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 import time
 from signal import SIGCONT, SIGSTOP
 
+import alarmed
 import anyio
 import child
 import leaver
@@ -101,3 +104,10 @@ def test_g6_drain_saves_everything_before_a_process_leaves_without_exit_handlers
     with spawned(leaver.__file__, "drains", dsn, "only", LONG) as process:
         process.wait(0)
     assert take_over(dsn, "only") == RECORDED
+
+
+def test_g3_an_alarm_that_raises_inside_a_call_leaves_all_of_the_call_or_nothing(base_seed):
+    done = subprocess.run(
+        [sys.executable, alarmed.__file__, "300", str(base_seed)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
