@@ -19,7 +19,6 @@ from rich.text import Text
 from async_task_state.cli_views import Screen, user_values
 from async_task_state.demo_report import Findings, Stage, findings_table
 from async_task_state.demo_work import count_ran, read_journal
-from async_task_state.environment import CONFIG
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.sandbox import Sandbox, SandboxError
 from async_task_state.scopes import TaskScope
@@ -42,7 +41,6 @@ DAG_ID: Final = "async_task_state_demo"
 TASK_ID: Final = "measure"
 WORK_SECONDS: Final = 300.0
 ENDED: Final = ("success", "failed")
-SILENCE: Final = CONFIG["triggerer"]["triggerer_health_check_threshold"]
 
 OK: Final = 0
 FAILED: Final = 1
@@ -100,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 def _show(stage: Stage, sources: list[Path], *, keep: bool) -> Findings:
     count = len(sources)
     airflow = version("apache-airflow")
-    stage.say(f"Airflow {airflow} reads {count:,} files in its triggerer, which is killed half way", "bold")
+    stage.say(f"Airflow {airflow} reads {count:,} files in its triggerer, killed half way", "bold")
     with ExitStack() as exits:
         stage.doing("starting Airflow")
         sandbox = exits.enter_context(Sandbox(DAG, keep=keep, report=stage.say))
@@ -128,11 +126,11 @@ def _show(stage: Stage, sources: list[Path], *, keep: bool) -> Findings:
         stage.doing("starting another triggerer")
         another = sandbox.start_triggerer()
         stage.say(f"another triggerer is up, process {another.pid}")
-        stage.doing(f"it takes over when the first has been silent for {SILENCE} s")
+        stage.doing("waiting for it to take over")
         sandbox.wait(lambda: work.ran() > ran or work.over(), "nobody has taken over", WORK_SECONDS)
         stage.say("it has taken over, and reads the files that are left", "bold")
 
-        stage.doing("the new triggerer is reading")
+        stage.doing("reading the files left")
         sandbox.wait(work.over, "the run has not ended", WORK_SECONDS)
         sandbox.wait_for_run(DAG_ID, work.run_id)
         work.done()

@@ -41,7 +41,8 @@ class Stage:
             self._bar = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(30),
+                # The rest of the line takes up to 75 columns.
+                BarColumn(max(4, min(30, screen.console.width - 76))),
                 TextColumn("{task.fields[count]}"),
                 TimeElapsedColumn(),
                 console=screen.console,
@@ -76,7 +77,7 @@ class Stage:
 
     def progress(self, done: int, total: int, size: int) -> None:
         """Say how far it is."""
-        count = f"{done:,} of {total:,} files durably done, {size / 1e6:,.1f} MB"
+        count = f"{done:,} of {total:,} durably done, {size / 1e6:,.1f} MB"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, count=count)
         elif done != self._told[1] and time.monotonic() - self._told[0] >= LINE_SECONDS:
