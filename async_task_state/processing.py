@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
@@ -71,7 +72,9 @@ class Run:
         started = time.monotonic()
         self._work._state._writable().check()
         take, call = taker(items), self._caller()
-        async with anyio.create_task_group() as group:
+        # Whoever wrote process(list_files(), ...) has no name to close it by when the run ends early.
+        closing = aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext()
+        async with closing, anyio.create_task_group() as group:
             for _ in range(self._concurrency):
                 group.start_soon(self._worker, take, call, group.cancel_scope)
         summary = WorkSummary(
@@ -129,7 +132,8 @@ class Run:
         limiter = anyio.CapacityLimiter(self._concurrency)
 
         async def call(item: Any) -> Any:
-            result = await anyio.to_thread.run_sync(fn, item, limiter=limiter)
+            # In a tuple, for trio lets no thread return a coroutine.
+            (result,) = await anyio.to_thread.run_sync(lambda: (fn(item),), limiter=limiter)
             return await result if inspect.isawaitable(result) else result
 
         return call
