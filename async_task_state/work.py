@@ -17,7 +17,7 @@ from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode
 from async_task_state.errors import InvalidItemError, InvalidKeyError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 
     from async_task_state.pending import Pending
     from async_task_state.state import TaskState
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "WorkCounts", "WorkSet", "WorkSummary"]
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 DIGEST_BYTES: Final = 12
 SEGMENT_ITEMS: Final = 256
@@ -198,13 +197,14 @@ class WorkSet:
     async def process(
         self,
         items: Iterable[T] | AsyncIterable[T],
-        fn: Callable[[T], Awaitable[R]] | Callable[[T], R],
+        # Any, for a type checker that may choose between Awaitable[R] and R finds neither.
+        fn: Callable[[T], Any],
         *,
         key: Callable[[T], str] = str,
         concurrency: int = 16,
         max_attempts: int = 1,
         on_error: Literal["raise", "collect"] = "raise",
-        record: Callable[[T, R], Mapping[str, Any]] | None = None,
+        record: Callable[[T, Any], Mapping[str, Any]] | None = None,
     ) -> WorkSummary:
         """Call `fn` with each item that is left to do, and record each as done when its call returned.
 
