@@ -55,7 +55,8 @@ class Writer:
         self.gone = False
         self._settings = settings
         self._gate = threading.Lock()
-        self._queue: list[Pending] = []
+        # In order, and each once: a step that an alarm cut short is taken again.
+        self._queue: dict[Pending, None] = {}
         self._due = FOREVER
         self._not_before = 0.0
         self._retry_after = FIRST_RETRY_SECONDS
@@ -98,7 +99,7 @@ class Writer:
     def enqueue(self, pending: Pending) -> None:
         """Commit a holder's changes when they are due. Its lock is held."""
         with self._gate:
-            self._queue.append(pending)
+            self._queue[pending] = None
             earlier = pending.due < self._due
             if earlier:
                 self._due = pending.due
@@ -121,8 +122,8 @@ class Writer:
         concurrent.futures.wait([future], self._settings.exit_timeout)
         future.cancel()
         with self._gate:
-            left = {id(pending): pending for pending in [*self._queue, *(f.pending for f in self._saving)]}
-        for pending in left.values():
+            left = dict.fromkeys([*self._queue, *(flight.pending for flight in self._saving)])
+        for pending in left:
             log.error(
                 "not saved within [async_task_state] exit_timeout = %g s: %s",
                 self._settings.exit_timeout,
@@ -184,7 +185,7 @@ class Writer:
 
     def _take(self) -> list[Flight]:
         with self._gate:
-            queue, self._queue = self._queue, []
+            queue, self._queue = self._queue, {}
             self._due = FOREVER
         # Outside the gate: a recording thread holds its own lock when it comes to the gate. Once each: a call that
         # was interrupted comes to it twice.
