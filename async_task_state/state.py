@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from async_task_state.pending import Pending
     from async_task_state.settings import Settings
-    from async_task_state.stores import Change, Lease, Snapshot, Store
+    from async_task_state.stores import Change, Snapshot, Store
 
 __all__ = ["TaskState", "task_state"]
 
@@ -217,8 +217,9 @@ class TaskState:
     @property
     def attempt(self) -> int:
         """The attempt that holds the state; for a read-only state the newest that has held it, 0 for none."""
-        lease = self._lease
-        return 0 if lease is None else lease.attempt
+        self._entered()
+        holder = self._pending or self._snapshot
+        return 0 if holder is None else holder.lease.attempt
 
     @property
     def resumed(self) -> bool:
@@ -387,12 +388,6 @@ class TaskState:
                 check_key(key)
             changes[key] = (encode(key, value, self._max_bytes), retention)
         return changes
-
-    @property
-    def _lease(self) -> Lease | None:
-        holder = self._pending or self._snapshot
-        self._entered()
-        return None if holder is None else holder.lease
 
     def _entered(self) -> None:
         if self._pending is None and not (self._read_only and self._depth):
