@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from async_task_state.errors import AsyncTaskStateError, StateNotOpenError, StoreError, StoreUnavailableError
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from async_task_state.stores import Snapshot, Store
 
 __all__ = ["Writer", "drain", "shutdown", "writer_for"]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class Writer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._holders: WeakValueDictionary[TaskScope, Pending] = WeakValueDictionary()
         self.loop: asyncio.AbstractEventLoop
+        self._open_for_use: asyncio.Event
+        self._in_use = 0
         self._started = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="async-task-state", daemon=True)
@@ -138,6 +142,19 @@ class Writer:
         self._ring()
         self._thread.join(self._settings.exit_timeout)
 
+    def pause(self) -> None:
+        """Close the store for as long as a fork takes, at most `exit_timeout` later: see `_before_fork`."""
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        if threading.current_thread() is not self._thread:
+            future = asyncio.run_coroutine_threadsafe(self._paused(), self.loop)
+            concurrent.futures.wait([future], self._settings.exit_timeout)
+            future.cancel()
+
+    def resume(self) -> None:
+        """Use the store again."""
+        self.loop.call_soon_threadsafe(self._open_for_use.set)
+
     def disown(self, trouble: Callable[[Pending], Exception]) -> None:
         """Make every handle of this writer raise `trouble`, for there is no thread any more that could save it."""
         self.gone, self.trouble = True, trouble
@@ -151,6 +168,8 @@ class Writer:
         import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
 
         self.loop = asyncio.get_running_loop()
+        self._open_for_use = asyncio.Event()
+        self._open_for_use.set()
         self._started.set()
         try:
             while not self._stopping:
@@ -196,7 +215,7 @@ class Writer:
         if self._watchdog is None:
             self._watchdog = self.loop.call_later(self._settings.outage_timeout, self._declare_outage)
         try:
-            fenced = await self.store.commit([flight.batch for flight in flights])
+            fenced = await self._use(self.store.commit, [flight.batch for flight in flights])
         except Exception as error:  # noqa: BLE001 - whatever it is, what was recorded must not be lost
             self._retry(flights, error)
             return
@@ -266,7 +285,7 @@ class Writer:
         # A caller that has gone must not take a lease later, from whoever has it then.
         while not waiter.abandoned:
             try:
-                waiter.result = await method(*args)
+                waiter.result = await self._use(method, *args)
             except StoreUnavailableError as error:
                 if time.monotonic() + delay < give_up:
                     await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
@@ -277,6 +296,23 @@ class Writer:
                 waiter.error = error
             break
         _wake([waiter])
+
+    async def _use(self, method: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        """Call the store; not while the process forks."""
+        await self._open_for_use.wait()
+        self._in_use += 1
+        try:
+            return await method(*args)
+        finally:
+            self._in_use -= 1
+
+    async def _paused(self) -> None:
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        self._open_for_use.clear()
+        while self._in_use:  # noqa: ASYNC110 - a fork is rare, and a commit is not to pay for it
+            await asyncio.sleep(0.001)
+        await self.store.close()
 
     async def _drained(self) -> None:
         import asyncio  # noqa: PLC0415 - loaded by now
@@ -357,10 +393,26 @@ def _stopped(pending: Pending) -> StateNotOpenError:
     )
 
 
-def _forget_parents_writers() -> None:
-    global _writers_lock  # noqa: PLW0603 - another thread of the parent may have held it
+def _before_fork() -> None:
+    """Close every store, for SQLite keeps its locks in memory and a child would take its parent's for its own.
+
+    It would wait for ever for what nobody holds, or write to a log that its parent may delete.
+    """
+    _writers_lock.acquire()
+    for writer in _writers.values():
+        writer.pause()
+
+
+def _after_fork_in_parent() -> None:
+    for writer in _writers.values():
+        writer.resume()
+    _writers_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _writers_lock  # noqa: PLW0603 - a lock is released by the thread that took it, or replaced
     _writers_lock = threading.Lock()
-    # Kept for ever: SQLite must not close in a child what the parent has open.
+    # Kept for ever: a store that could not be closed before the fork must not be closed after it.
     _inherited.extend(_writers.values())
     for writer in _writers.values():
         writer.disown(_opened_before_fork)
@@ -368,4 +420,6 @@ def _forget_parents_writers() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents_writers)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

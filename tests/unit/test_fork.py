@@ -1,0 +1,217 @@
+"""A state and a fork: the child has a connection of its own, and no handle of its parent's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PRELUDE = """
+    import asyncio, faulthandler, os, sys, threading
+    from async_task_state import Settings, StateNotOpenError, TaskScope, TaskState
+
+    faulthandler.dump_traceback_later(50, exit=True)
+    settings = Settings(dsn=sys.argv[1])
+    scope = TaskScope("dag", "run", "task")
+
+    def make_state(**options):
+        return TaskState(scope, store=settings.dsn, settings=settings, **options)
+
+    def refused(call):
+        # Refused at once, with no event loop needed for it.
+        try:
+            call().send(None)
+        except StateNotOpenError as error:
+            assert "was opened by the process that this one was forked from" in str(error), error
+        else:
+            raise AssertionError("the child used its parent's handle")
+
+    def in_child(work):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def run(script, dsn):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(script), dsn],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def file_dsn(tmp_path):
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+def test_a_childs_inherited_handle_says_so_and_a_fresh_one_works(file_dsn):
+    run(
+        """
+        async def main():
+            async with make_state(max_delay=3600) as state:
+                await state.set("a", 1)
+                await state.checkpoint(b=2)
+                work = state.work("files")
+
+                def child():
+                    for call in (
+                        lambda: state.get("a"),
+                        lambda: state.get_all(),
+                        lambda: state.set("a", 9),
+                        lambda: state.checkpoint(a=9),
+                        lambda: state.flush(),
+                        lambda: state.delete("a"),
+                        lambda: state.clear(),
+                        lambda: state.is_current(),
+                        lambda: work.done("x"),
+                        lambda: work.failed("x", "y"),
+                    ):
+                        refused(call)
+
+                    async def fresh():
+                        async with make_state() as mine:
+                            assert mine is not state
+                            # What the parent has not saved is the parent's alone.
+                            assert await mine.get_all() == {"a": 1}
+                            await mine.set("child", os.getpid())
+
+                    asyncio.run(fresh())
+
+                in_child(child)
+                assert not await state.is_current()
+
+        try:
+            asyncio.run(main())
+        except Exception as error:
+            assert type(error).__name__ == "StaleWriterError", error
+        else:
+            raise AssertionError("the parent was not fenced")
+
+        async def look():
+            async with make_state(read_only=True) as state:
+                assert set(await state.get_all()) == {"a", "child"}
+
+        asyncio.run(look())
+        """,
+        file_dsn,
+    )
+
+
+def test_a_child_that_leaves_the_state_alone_does_not_disturb_its_parent(file_dsn):
+    run(
+        """
+        async def main():
+            async with make_state(max_delay=3600) as state:
+                await state.checkpoint(a=1)
+                in_child(lambda: None)
+                await state.set("b", 2)
+            async with make_state() as state:
+                assert await state.get_all() == {"a": 1, "b": 2}
+
+        asyncio.run(main())
+        """,
+        file_dsn,
+    )
+
+
+def test_a_fork_in_the_middle_of_commits_leaves_no_lock_behind(file_dsn):
+    run(
+        """
+        stop, started = threading.Event(), threading.Event()
+
+        async def write():
+            async with make_state(max_delay=0.001) as state:
+                await state.set("n", 0)
+                # Python's own import locks do not survive a fork: by now all is imported.
+                started.set()
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    await state.checkpoint(n=number)
+                    await asyncio.sleep(0)
+                await state.flush()
+                return number
+
+        results = []
+        thread = threading.Thread(target=lambda: results.append(asyncio.run(write())))
+        thread.start()
+        assert started.wait(30)
+
+        def child():
+            other = TaskScope("dag", "run", "child")
+
+            async def fresh():
+                async with TaskState(other, store=settings.dsn, settings=settings) as mine:
+                    await mine.set("pid", os.getpid())
+
+            asyncio.run(fresh())
+
+        for _ in range(20):
+            in_child(child)
+        stop.set()
+        thread.join()
+        [number] = results
+
+        async def look():
+            async with make_state(read_only=True) as state:
+                assert await state.get("n") == number
+
+        asyncio.run(look())
+        """,
+        file_dsn,
+    )
+
+
+def test_g1_a_childs_data_outlives_its_parents_store(file_dsn):
+    run(
+        """
+        told, tell = os.pipe()
+        wait, go_on = os.pipe()
+        theirs = TaskScope("dag", "run", "child")
+
+        async def parent():
+            state = make_state()
+            await state.__aenter__()
+            await state.set("a", 1)
+
+        async def child():
+            async with TaskState(theirs, store=settings.dsn, settings=settings) as state:
+                await state.set("a", 1)
+                os.write(tell, b"x")
+                os.read(wait, 1)
+                await state.set("b", 2)
+
+        asyncio.run(parent())
+        pid = os.fork()
+        if pid == 0:
+            asyncio.run(child())
+            os._exit(0)
+        os.read(told, 1)
+        from async_task_state.writer import shutdown
+
+        shutdown()
+        os.write(go_on, b"x")
+        assert os.waitpid(pid, 0)[1] == 0
+
+        async def look():
+            async with TaskState(theirs, store=settings.dsn, settings=settings, read_only=True) as state:
+                assert await state.get_all() == {"a": 1, "b": 2}
+
+        asyncio.run(look())
+        """,
+        file_dsn,
+    )
