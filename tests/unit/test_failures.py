@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -232,3 +234,12 @@ async def test_g8_an_item_without_a_stable_text_ends_the_run(make_state):
         with pytest.raises(InvalidItemError):
             await work.process(["a", object(), "b"], nothing, concurrency=1, on_error="collect")
         assert work.counts == WorkCounts(1, 0)
+
+
+async def test_a_failed_run_can_be_told_to_another_process(make_state):
+    fn, _ = failing("b")
+    async with make_state() as state:
+        with pytest.raises(WorkFailedError) as caught:
+            await state.work("files").process(list("ab"), fn, concurrency=1)
+    told = pickle.loads(pickle.dumps(caught.value))
+    assert (str(told), told.summary) == (str(caught.value), caught.value.summary)
