@@ -94,6 +94,8 @@ async def loop_lag(file: Path | None, states: int, seconds: float) -> float:
     async def work(number: int, state: TaskState | None) -> None:
         nonlocal opened
         opened += 1
+        if opened == states:
+            start.set()
         await start.wait()
         await anyio.sleep(PERIOD_SECONDS * number / states)
         n = 0
@@ -114,9 +116,7 @@ async def loop_lag(file: Path | None, states: int, seconds: float) -> float:
     async with anyio.create_task_group() as group:
         for number in range(states):
             group.start_soon(partial(one, number))
-        while opened < states:
-            await anyio.sleep(0.01)
-        start.set()
+        await start.wait()
         await anyio.sleep(PERIOD_SECONDS)
         end = time.perf_counter() + seconds
         while (now := time.perf_counter()) < end:

@@ -124,12 +124,16 @@ async def check_pragmas(db: aiosqlite.Connection) -> None:
 async def rate_at_once(setter, calls: int) -> float:
     """How many calls a second `STATES` tasks make together, each awaiting one before its next."""
     opened = 0
+    started = 0.0
     start = anyio.Event()
 
     async def one(number: int) -> None:
-        nonlocal opened
+        nonlocal opened, started
         async with setter(number) as put:
             opened += 1
+            if opened == STATES:
+                started = time.perf_counter()
+                start.set()
             await start.wait()
             for i in range(calls):
                 await put(i)
@@ -139,8 +143,4 @@ async def rate_at_once(setter, calls: int) -> float:
     async with anyio.create_task_group() as group:
         for number in range(STATES):
             group.start_soon(one, number)
-        while opened < STATES:
-            await anyio.sleep(0.01)
-        started = time.perf_counter()
-        start.set()
     return STATES * calls / (max(ended) - started)
