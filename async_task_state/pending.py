@@ -52,14 +52,13 @@ class Stats:
 class Waiter:
     """A caller, on whatever event loop, that waits for the writer's thread."""
 
-    __slots__ = ("_event", "abandoned", "error", "loop", "result")
+    __slots__ = ("_event", "error", "loop", "result")
 
     def __init__(self) -> None:
         self._event = anyio.Event()
         self.loop: Any = current_token().native_token
         self.result: Any = None
         self.error: BaseException | None = None
-        self.abandoned = False
 
     def wake(self) -> None:
         """Let the caller go on; only on its own loop."""
@@ -67,11 +66,7 @@ class Waiter:
 
     async def wait(self) -> Any:
         """What the writer answers, returned or raised."""
-        try:
-            await self._event.wait()
-        except BaseException:
-            self.abandoned = True
-            raise
+        await self._event.wait()
         if self.error is not None:
             raise self.error
         return self.result
@@ -151,6 +146,11 @@ class Pending:
         """Whether nothing recorded here can be saved any more."""
         return self.error is not None or self._writer.gone
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether anything recorded here is not saved and still can be."""
+        return self.error is None and (self._queued or self._flight is not None)
+
     def check(self) -> None:
         """Raise what keeps this holder from writing, if anything does."""
         if self.error is not None:
@@ -185,6 +185,8 @@ class Pending:
 
     def add(self, changes: Mapping[str, Change]) -> None:
         """A step: the same for a caller that holds the lock and has called `check`."""
+        if self._writer.gone:
+            self.check()
         pending, values = self._changes, self.values
         for key, change in changes.items():
             replaced = pending.get(key)

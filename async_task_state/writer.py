@@ -20,7 +20,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-from async_task_state.errors import AsyncTaskStateError, StateNotOpenError, StoreError, StoreUnavailableError
+from async_task_state.errors import StaleWriterError, StateNotOpenError, StoreError, StoreUnavailableError
 from async_task_state.pending import Flight, Pending, Waiter
 from async_task_state.stores import open_store
 
@@ -66,9 +66,10 @@ class Writer:
         self._watchdog: asyncio.TimerHandle | None = None
         self._away_because: Exception | None = None
         self._bell: asyncio.Future[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Waiter, asyncio.Task[None]] = {}
         self._holders: WeakValueDictionary[TaskScope, Pending] = WeakValueDictionary()
         self.loop: asyncio.AbstractEventLoop
+        self._serving: asyncio.Task[None] | None = None
         self._open_for_use: asyncio.Event
         self._in_use = 0
         self._started = threading.Event()
@@ -85,9 +86,9 @@ class Writer:
             StoreError: The store cannot serve, or has not answered for `outage_timeout`.
         """
         earlier = self._holders.get(scope)
-        if earlier is not None:
+        if earlier is not None and earlier.unsettled:
             # A handle that this process abandoned may hold what is not saved yet; the lease must not overtake it.
-            with contextlib.suppress(AsyncTaskStateError):
+            with contextlib.suppress(StaleWriterError):
                 await earlier.flush()
         snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt)
         pending = Pending(self, snapshot.lease, snapshot.entries, max_delay)
@@ -98,7 +99,12 @@ class Writer:
         """Run a method of the store on the writer's thread, again while it is unavailable, and return its answer."""
         waiter = Waiter()
         self.loop.call_soon_threadsafe(self._spawn, waiter, method, args)
-        return await waiter.wait()
+        try:
+            return await waiter.wait()
+        except BaseException:
+            # A caller that has gone must not take a lease later, from whoever has it then.
+            self._post(self._dismiss, waiter)
+            raise
 
     def enqueue(self, pending: Pending) -> None:
         """Commit a holder's changes when they are due. Its lock is held."""
@@ -136,10 +142,13 @@ class Writer:
 
     def stop(self) -> None:
         """Drain, close the store and end the thread."""
-        self.drain()
         self.disown(_stopped)
-        self._stopping = True
-        self._ring()
+        for pending in list(self._holders.values()):
+            # Whoever found the writer there has come to the queue once the lock is free.
+            with pending.lock:
+                pass
+        self.drain()
+        self._post(self._end)
         self._thread.join(self._settings.exit_timeout)
 
     def pause(self) -> None:
@@ -162,12 +171,14 @@ class Writer:
     def _main(self) -> None:
         import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
 
-        asyncio.run(self._serve())
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
 
         self.loop = asyncio.get_running_loop()
+        self._serving = asyncio.current_task()
         self._open_for_use = asyncio.Event()
         self._open_for_use.set()
         self._started.set()
@@ -179,14 +190,25 @@ class Writer:
                 else:
                     await self._save(self._take())
         finally:
-            for task in self._tasks:
-                task.cancel()
             await self.store.close()
 
+    def _end(self) -> None:
+        """Let everybody go who still waits, and then the thread."""
+        self._stopping = True
+        self._fail_waiters(_stopped)
+        for task in self._tasks.values():
+            task.cancel()
+        self._wake_up()
+        if self._saving and self._serving is not None:
+            self._serving.cancel()
+
     def _ring(self) -> None:
+        self._post(self._wake_up)
+
+    def _post(self, call: Callable[..., None], *args: object) -> None:
         # The loop is gone only when the process is on its way out; what was recorded is then drain()'s to report.
         with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._wake_up)
+            self.loop.call_soon_threadsafe(call, *args)
 
     def _wake_up(self) -> None:
         if self._bell is not None and not self._bell.done():
@@ -246,16 +268,19 @@ class Writer:
         self._retry_after = min(self._retry_after * 2, LAST_RETRY_SECONDS)
         self.hurry()
         # Waiting mends an outage; it does not mend a corrupt file.
-        if self.trouble is not None or not isinstance(error, StoreUnavailableError):
+        if self.trouble == self._outage or not isinstance(error, StoreUnavailableError):
             self._declare_outage()
 
     def _declare_outage(self) -> None:
         if self.trouble is None:
             log.error("saving has failed for good or for too long; still trying: %s", self._why_away())
             self.trouble = self._outage
+        self._fail_waiters(self._outage)
+
+    def _fail_waiters(self, error: Callable[[Pending], Exception]) -> None:
         with self._gate:
             holders = [*self._queue, *(flight.pending for flight in self._saving)]
-        _wake(waiter for pending in holders for waiter in pending.fail_waiters(self._outage))
+        _wake(waiter for pending in holders for waiter in pending.fail_waiters(error))
 
     def _outage(self, pending: Pending) -> StoreUnavailableError:
         return StoreUnavailableError(
@@ -271,31 +296,47 @@ class Writer:
     def _spawn(
         self, waiter: Waiter, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
     ) -> None:
-        task = self.loop.create_task(self._answer(waiter, method, args))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._tasks[waiter] = self.loop.create_task(self._answer(waiter, method, args))
+        task.add_done_callback(lambda _: self._tasks.pop(waiter))
+
+    def _dismiss(self, waiter: Waiter) -> None:
+        task = self._tasks.get(waiter)
+        if task is not None:
+            task.cancel()
 
     async def _answer(
         self, waiter: Waiter, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
     ) -> None:
+        # What the caller hears when this is cancelled.
+        waiter.error = StateNotOpenError("this process has shut its stores down")
+        try:
+            waiter.result = await self._until_available(method, args)
+            waiter.error = None
+        except Exception as error:  # noqa: BLE001 - the caller's to handle
+            waiter.error = error
+        finally:
+            _wake([waiter])
+
+    async def _until_available(
+        self, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
+    ) -> Any:
         import asyncio  # noqa: PLC0415 - loaded by now
 
-        give_up = time.monotonic() + self._settings.outage_timeout
+        timeout = self._settings.outage_timeout
+        give_up = time.monotonic() + timeout
         delay = FIRST_RETRY_SECONDS
-        # A caller that has gone must not take a lease later, from whoever has it then.
-        while not waiter.abandoned:
+        while True:
             try:
-                waiter.result = await self._use(method, *args)
-            except StoreUnavailableError as error:
-                if time.monotonic() + delay < give_up:
-                    await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                    delay = min(delay * 2, LAST_RETRY_SECONDS)
-                    continue
-                waiter.error = error
-            except Exception as error:  # noqa: BLE001 - the caller's to handle
-                waiter.error = error
-            break
-        _wake([waiter])
+                return await asyncio.wait_for(self._use(method, *args), give_up - time.monotonic())
+            except asyncio.TimeoutError:
+                raise StoreUnavailableError(
+                    f"the store has not answered for [async_task_state] outage_timeout = {timeout:g} s"
+                ) from None
+            except StoreUnavailableError:
+                if time.monotonic() + delay >= give_up:
+                    raise
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
 
     async def _use(self, method: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
         """Call the store; not while the process forks."""

@@ -26,13 +26,14 @@ class FaultyStore:
     Attributes:
         hanging: Calls wait, before they take effect, until this is False.
         down: Calls raise `error` and take no effect.
+        read_only: Commits raise `error` and take no effect.
         lossy: Calls take effect and then raise `error`.
         commits: Every batch of every commit that was tried.
     """
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
-        self.hanging = self.down = self.lossy = False
+        self.hanging = self.down = self.read_only = self.lossy = False
         self.error: Exception = StoreUnavailableError("the line is broken")
         self.commits: list[Sequence[Batch]] = []
         self.acquires = 0
@@ -44,6 +45,8 @@ class FaultyStore:
 
     async def commit(self, batches: Sequence[Batch]) -> Any:
         self.commits.append(batches)
+        if self.read_only:
+            raise self._fault()
         return await self._through(self.inner.commit, batches)
 
     async def read(self, scope: TaskScope) -> Any:
@@ -58,7 +61,10 @@ class FaultyStore:
         return {} if record is None else {key: json.loads(text) for key, text in record.live().items()}
 
     def mend(self) -> None:
-        self.hanging = self.down = self.lossy = False
+        self.hanging = self.down = self.read_only = self.lossy = False
+
+    def _fault(self) -> Exception:
+        return type(self.error)(*self.error.args)
 
     async def _through(self, method: Callable[..., Any], *args: object) -> Any:
         self.calls_waiting += 1
@@ -68,10 +74,10 @@ class FaultyStore:
         finally:
             self.calls_waiting -= 1
         if self.down:
-            raise type(self.error)(*self.error.args)
+            raise self._fault()
         result = await method(*args)
         if self.lossy:
-            raise type(self.error)(*self.error.args)
+            raise self._fault()
         return result
 
 
