@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from async_task_state.errors import InvalidKeyError, InvalidValueError, ValueTooLargeError
+from async_task_state.scopes import is_storable
 
 __all__ = ["MAX_KEY_CHARS", "RESERVED_PREFIX", "check_key", "decode", "encode"]
 
@@ -37,7 +38,7 @@ def check_key(key: object, what: str = "key") -> None:
         )
     if key.startswith(RESERVED_PREFIX):
         raise InvalidKeyError(f"a {what} must not start with {RESERVED_PREFIX!r}, which is reserved: {key!r}")
-    if "\0" in key or not _is_utf8(key):
+    if not is_storable(key):
         raise InvalidKeyError(f"a {what} must be text that UTF-8 can encode, without NUL: {key!r}")
 
 
@@ -103,11 +104,3 @@ def _check_value(key: str, value: Any, path: str) -> None:
             _check_value(key, item, f"{path}[{index}]")
     else:
         raise InvalidValueError(f"the value of {where} is a {type(value).__name__}, which is not JSON")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,10 +9,12 @@ from uuid import UUID
 
 from async_task_state.errors import InvalidArgumentError
 
-__all__ = ["TaskScope", "running_task"]
+__all__ = ["MAX_NUMBER", "TaskScope", "is_storable", "running_task"]
 
 NO_REGION = UUID(int=0)
 MAX_ID_CHARS = 250
+MAX_NUMBER = 2**31
+"""What a map index or an attempt stays below, in Airflow's database too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,14 @@ class TaskScope:
     def __post_init__(self) -> None:
         for name in ("dag_id", "run_id", "task_id"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
+            if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS or not is_storable(value):
                 raise InvalidArgumentError(
-                    f"{name} must be a string of 1 to {MAX_ID_CHARS} characters, not {value!r}"
+                    f"{name} must be a string of 1 to {MAX_ID_CHARS} characters that UTF-8 can encode, not {value!r}"
                 )
-        if type(self.map_index) is not int or self.map_index < -1:
-            raise InvalidArgumentError(f"map_index must be an integer of at least -1, not {self.map_index!r}")
+        if type(self.map_index) is not int or not -1 <= self.map_index < MAX_NUMBER:
+            raise InvalidArgumentError(
+                f"map_index must be an integer from -1 to 2^31, not {self.map_index!r}"
+            )
         if self.region_id is not None and not isinstance(self.region_id, UUID):
             raise InvalidArgumentError(f"region_id must be a UUID or None, not {self.region_id!r}")
 
@@ -78,6 +82,15 @@ class TaskScope:
             -1 if map_index is None else map_index,
             None if region is None or region == NO_REGION else region,
         )
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database takes the text: UTF-8 can encode it, and it holds no NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def running_task() -> tuple[TaskScope, int] | None:

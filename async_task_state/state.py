@@ -21,7 +21,7 @@ from async_task_state.errors import (
     StoreUnavailableError,
 )
 from async_task_state.pending import Stats
-from async_task_state.scopes import TaskScope, running_task
+from async_task_state.scopes import MAX_NUMBER, TaskScope, running_task
 from async_task_state.settings import check_executor, check_seconds, load_settings, retention_seconds
 from async_task_state.work import WorkSet
 
@@ -125,8 +125,8 @@ class TaskState:
     ) -> None:
         if not isinstance(scope, TaskScope):
             raise InvalidArgumentError(f"scope must be a TaskScope, not {type(scope).__name__}")
-        if attempt is not None and (type(attempt) is not int or attempt < 0):
-            raise InvalidArgumentError(f"attempt must be an integer of at least 0, not {attempt!r}")
+        if attempt is not None and (type(attempt) is not int or not 0 <= attempt < MAX_NUMBER):
+            raise InvalidArgumentError(f"attempt must be an integer from 0 to 2^31, not {attempt!r}")
         check_seconds("max_delay", max_delay)
         self._scope = scope
         self._wanted_attempt = attempt

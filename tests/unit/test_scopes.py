@@ -37,17 +37,20 @@ def test_a_scope_shows_all_its_ids(scope, shown):
     assert str(scope) == shown
 
 
-@pytest.mark.parametrize("value", ["", "x" * 251, None, 1, b"x"], ids=repr)
+@pytest.mark.parametrize("value", ["", "x" * 251, None, 1, b"x", "nul\0", "\ud800"], ids=repr)
 @pytest.mark.parametrize("name", ["dag_id", "run_id", "task_id"])
 def test_g8_an_id_that_cannot_be_one_is_named(name, value):
-    with pytest.raises(InvalidArgumentError, match=f"{name} must be a string of 1 to 250 characters, not"):
+    with pytest.raises(
+        InvalidArgumentError,
+        match=f"{name} must be a string of 1 to 250 characters that UTF-8 can encode, not",
+    ):
         TaskScope(**{"dag_id": "d", "run_id": "r", "task_id": "t", name: value})
 
 
-@pytest.mark.parametrize("value", [-2, None, 1.0, "1", True], ids=repr)
+@pytest.mark.parametrize("value", [-2, 2**31, None, 1.0, "1", True], ids=repr)
 def test_g8_a_map_index_that_cannot_be_one_is_named(value):
     with pytest.raises(
-        InvalidArgumentError, match=f"map_index must be an integer of at least -1, not {value!r}"
+        InvalidArgumentError, match=rf"map_index must be an integer from -1 to 2\^31, not {value!r}"
     ):
         TaskScope("d", "r", "t", value)
 

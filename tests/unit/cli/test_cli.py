@@ -300,7 +300,7 @@ def test_wrong_usage(argv, capsys):
     [
         (["list"], "mysql://me:hunter2@host/db", "[async_task_state] dsn takes"),
         (["show", "d" * 251, "run", "task"], None, "dag_id must be a string of 1 to 250 characters"),
-        (["show", *IDS, "--map-index", "-2"], None, "map_index must be an integer of at least -1"),
+        (["show", *IDS, "--map-index", "-2"], None, "map_index must be an integer from -1 to 2^31"),
         (["show", *IDS], "sqlite:///relative.db", "a sqlite dsn is"),
         (["watch", *IDS], "nonsense", "[async_task_state] dsn takes"),
     ],
