@@ -14,7 +14,7 @@ hookimpl = HookimplMarker("airflow")
 @hookimpl
 def before_stopping(component: object) -> None:  # noqa: ARG001 - the hook's signature
     """Drain every store this process has written to."""
-    # Every Airflow process loads this; one that never opened a state has no writer to load.
-    writer = sys.modules.get("async_task_state.writer")
-    if writer is not None:
-        writer.drain()
+    # Every Airflow process loads this; one that never opened a state has nothing to load.
+    lifetime = sys.modules.get("async_task_state.lifetime")
+    if lifetime is not None:
+        lifetime.drain()

@@ -7,12 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-from anyio.lowlevel import current_token
-
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleWriterError
 from async_task_state.stores import Batch
+from async_task_state.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change, Lease
     from async_task_state.writer import Writer
 
-__all__ = ["Flight", "Pending", "Stats", "Waiter"]
+__all__ = ["Flight", "Pending", "Stats"]
 
 MAX_ROWS: Final = 1000
 MAX_BYTES: Final = 1024 * 1024
@@ -47,29 +45,6 @@ class Stats:
     commits: int = 0
     bytes: int = 0
     last_lag: float = 0.0
-
-
-class Waiter:
-    """A caller, on whatever event loop, that waits for the writer's thread."""
-
-    __slots__ = ("_event", "error", "loop", "result")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self.loop: Any = current_token().native_token
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def wake(self) -> None:
-        """Let the caller go on; only on its own loop."""
-        self._event.set()
-
-    async def wait(self) -> Any:
-        """What the writer answers, returned or raised."""
-        await self._event.wait()
-        if self.error is not None:
-            raise self.error
-        return self.result
 
 
 @dataclass(slots=True)
@@ -351,11 +326,13 @@ class Pending:
     def _ask(self) -> Waiter:
         waiter = Waiter()
         self._waiters.append(waiter)
-        self.whole(self._hurry)
+        self.whole(self._hurry, waiter)
         return waiter
 
-    def _hurry(self) -> None:
+    def _hurry(self, waiter: Waiter) -> None:
         if self._queued:
-            self._writer.hurry()
+            # When the loop has gone round: whoever else asks in this turn of it comes along in the same commit.
+            soon = getattr(waiter.loop, "call_soon", None) or waiter.loop.run_sync_soon
+            soon(self._writer.hurry)
         else:
             self._enqueue(0)

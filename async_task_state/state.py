@@ -166,7 +166,7 @@ class TaskState:
         if self._pending is not None:
             await self._pending.confirm()
         else:
-            from async_task_state.writer import writer_for  # noqa: PLC0415 - loads asyncio, 50 ms
+            from async_task_state.lifetime import writer_for  # noqa: PLC0415 - loads asyncio, 50 ms
 
             writer = writer_for(self._store, self._settings)
             if self._read_only:

@@ -8,31 +8,28 @@ the next batch gathers, as in a database's own group commit, so load makes batch
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import contextlib
 import logging
-import os
 import random
 import threading
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from async_task_state.errors import StaleWriterError, StateNotOpenError, StoreError, StoreUnavailableError
-from async_task_state.pending import Flight, Pending, Waiter
-from async_task_state.stores import open_store
+from async_task_state.pending import FLUSH_AT, Flight, Pending
+from async_task_state.waiting import Waiter, wake
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
 
     from async_task_state.scopes import TaskScope
     from async_task_state.settings import Settings
     from async_task_state.stores import Snapshot, Store
 
-__all__ = ["Writer", "drain", "shutdown", "writer_for"]
+__all__ = ["Writer"]
 
 T = TypeVar("T")
 
@@ -184,7 +181,7 @@ class Writer:
         self._started.set()
         try:
             while not self._stopping:
-                wake_at = max(self._due, self._not_before)
+                wake_at = max(self._next_due(), self._not_before)
                 if wake_at > time.monotonic():
                     await self._sleep_until(wake_at)
                 else:
@@ -201,6 +198,12 @@ class Writer:
         self._wake_up()
         if self._saving and self._serving is not None:
             self._serving.cancel()
+
+    def _next_due(self) -> float:
+        with self._gate:
+            if 0 < self._due <= time.monotonic():
+                self._due = min((pending.due for pending in self._queue), default=FOREVER)
+            return self._due
 
     def _ring(self) -> None:
         self._post(self._wake_up)
@@ -227,7 +230,8 @@ class Writer:
     def _take(self) -> list[Flight]:
         with self._gate:
             queue, self._queue = self._queue, {}
-            self._due = FOREVER
+            # Until then nobody need ring who is in no hurry: the thread looks at the queue by itself.
+            self._due = time.monotonic() + self._settings.max_delay * FLUSH_AT
         # Outside the gate: a recording thread holds its own lock when it comes to the gate. Once each: a call that
         # was interrupted comes to it twice.
         self._saving = [pending.take() for pending in dict.fromkeys(queue)]
@@ -253,7 +257,7 @@ class Writer:
         for flight in flights:
             waiters += flight.pending.settle(fenced=flight.batch.lease in fenced)
         self._saving = []
-        _wake(waiters)
+        wake(waiters)
 
     def _retry(self, flights: list[Flight], error: Exception) -> None:
         if not isinstance(error, StoreError):
@@ -280,7 +284,7 @@ class Writer:
     def _fail_waiters(self, error: Callable[[Pending], Exception]) -> None:
         with self._gate:
             holders = [*self._queue, *(flight.pending for flight in self._saving)]
-        _wake(waiter for pending in holders for waiter in pending.fail_waiters(error))
+        wake(waiter for pending in holders for waiter in pending.fail_waiters(error))
 
     def _outage(self, pending: Pending) -> StoreUnavailableError:
         return StoreUnavailableError(
@@ -315,7 +319,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the caller's to handle
             waiter.error = error
         finally:
-            _wake([waiter])
+            wake([waiter])
 
     async def _until_available(
         self, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
@@ -365,102 +369,7 @@ class Writer:
             await asyncio.sleep(0.001)
 
 
-_writers: dict[object, Writer] = {}
-_writers_lock = threading.Lock()
-_inherited: list[Writer] = []
-
-
-def writer_for(store: str | Store, settings: Settings) -> Writer:
-    """This process's writer for a store, given as a dsn or as itself; made when there is none."""
-    with _writers_lock:
-        writer = _writers.get(store)
-        if writer is None:
-            if not _writers:
-                atexit.register(shutdown)
-            opened = (
-                open_store(store, default_retention=settings.default_retention)
-                if isinstance(store, str)
-                else store
-            )
-            writer = _writers[store] = Writer(opened, settings)
-        return writer
-
-
-def drain() -> None:
-    """Block until everything that this process has recorded is saved, at most `exit_timeout` a store.
-
-    Airflow's task processes leave without running `atexit`; the listener calls this before they do.
-    """
-    for writer in list(_writers.values()):
-        writer.drain()
-
-
-def shutdown() -> None:
-    """Drain, close every store and end the threads; a state opened later starts anew."""
-    with _writers_lock:
-        writers = list(_writers.values())
-        _writers.clear()
-    for writer in writers:
-        writer.stop()
-
-
-def _wake(waiters: Iterable[Waiter]) -> None:
-    """Wake callers with one call a loop, not one a caller."""
-    loops: defaultdict[Any, list[Waiter]] = defaultdict(list)
-    for waiter in waiters:
-        loops[waiter.loop].append(waiter)
-    for loop, group in loops.items():
-        # asyncio's name for it, and trio's.
-        post = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-        # A loop that is closed has nobody left to tell.
-        with contextlib.suppress(RuntimeError):
-            post(_wake_all, group)
-
-
-def _wake_all(waiters: list[Waiter]) -> None:
-    for waiter in waiters:
-        waiter.wake()
-
-
-def _opened_before_fork(pending: Pending) -> StateNotOpenError:
-    return StateNotOpenError(
-        f"the state of {pending.lease.scope} was opened by the process that this one was forked from: open it here"
-    )
-
-
 def _stopped(pending: Pending) -> StateNotOpenError:
     return StateNotOpenError(
         f"the state of {pending.lease.scope} was opened before this process shut its stores down"
-    )
-
-
-def _before_fork() -> None:
-    """Close every store, for SQLite keeps its locks in memory and a child would take its parent's for its own.
-
-    It would wait for ever for what nobody holds, or write to a log that its parent may delete.
-    """
-    _writers_lock.acquire()
-    for writer in _writers.values():
-        writer.pause()
-
-
-def _after_fork_in_parent() -> None:
-    for writer in _writers.values():
-        writer.resume()
-    _writers_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _writers_lock  # noqa: PLW0603 - a lock is released by the thread that took it, or replaced
-    _writers_lock = threading.Lock()
-    # Kept for ever: a store that could not be closed before the fork must not be closed after it.
-    _inherited.extend(_writers.values())
-    for writer in _writers.values():
-        writer.disown(_opened_before_fork)
-    _writers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
     )

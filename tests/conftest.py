@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 
 from async_task_state import Settings, TaskScope, TaskState
+from async_task_state.lifetime import shutdown, writer_for
 from async_task_state.settings import check_executor, load_settings
-from async_task_state.writer import shutdown, writer_for
 
 
 def pytest_addoption(parser):

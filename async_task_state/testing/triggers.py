@@ -15,11 +15,11 @@ from airflow.models.trigger import Trigger
 
 from async_task_state.codec import RESERVED_PREFIX, decode
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
+from async_task_state.lifetime import writer_for
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
 from async_task_state.work import WorkCounts, work_records
-from async_task_state.writer import Writer, writer_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from async_task_state.state import TaskState
     from async_task_state.triggers.checkpoint import CheckpointTrigger
+    from async_task_state.writer import Writer
 
 __all__ = ["TriggerRun", "run_trigger"]
 

@@ -18,6 +18,7 @@ from bench_measure import Line, Plan, median
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 150
 SIGNS = {">=": "≥", "<=": "≤", "<": "<"}
 
 
@@ -38,7 +39,9 @@ def main() -> int:
     if arguments.json:
         sys.stdout.write(json.dumps([document(line) for line in lines], indent=2) + "\n")
     else:
-        Console().print(table(lines, arguments.repeat))
+        console = Console()
+        # What is not a terminal has no width, and need not be read at 80 columns.
+        console.print(table(lines, arguments.repeat), width=None if console.is_terminal else WIDTH)
     return 0 if all(line.met for line in lines) else 1
 
 
@@ -48,14 +51,14 @@ def document(line: Line) -> dict[str, object]:
 
 def table(lines: list[Line], repeat: int) -> Table:
     made = Table(title=f"medians of {repeat}", row_styles=["", "dim"])
-    for column in ("what", "ours", "alternative", "ratio", "target", "met", "spread"):
+    for column in ("what", "ours", "alternative", "compared", "target", "met", "spread"):
         made.add_column(column, justify="left" if column in ("what", "alternative") else "right")
     for line in lines:
         made.add_row(
             f"{line.what} ({line.note})" if line.note else line.what,
             f"{shown(median(line.ours))} {line.unit}",
-            f"{line.peer}: {shown(median(line.theirs))}" if line.theirs else "",
-            f"{line.compare and {'ratio': '', 'difference': '+'}[line.compare]}{shown(line.value)}",
+            f"{shown(median(line.theirs))} ({line.peer})" if line.theirs else "",
+            {"": "", "ratio": f"{shown(line.value)} x", "difference": f"{line.value:+.3g}"}[line.compare],
             f"{SIGNS[line.test]} {shown(line.target)}",
             "yes" if line.met else "[bold red]no",
             f"{shown(min(line.values))} to {shown(max(line.values))}",

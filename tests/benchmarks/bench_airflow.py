@@ -24,7 +24,7 @@ def airflow(plan: Plan) -> list[Line]:
             rates["ours"],
             2000,
             ">=",
-            "await SUPERVISOR_COMMS.asend(SetTaskStateStore)",
+            "asend(SetTaskStateStore)",
             rates["theirs"],
             "ratio",
         )

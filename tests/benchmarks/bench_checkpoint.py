@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 from bench_measure import Line, Plan, state_in
 
-from async_task_state.writer import shutdown, writer_for
+from async_task_state.lifetime import shutdown, writer_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,15 +73,15 @@ def lag(plan: Plan) -> list[Line]:
         shutdown()
     return [
         Line(
-            "loop lag, 99th percentile, 1,000 states checkpointing",
+            "loop lag, p99, 1,000 states checkpointing",
             "ms",
             ours,
             5,
             "<",
-            "the same loop without us",
+            "the loop without us",
             theirs,
             "difference",
-            f"each state every {PERIOD_SECONDS:g} s",
+            f"each every {PERIOD_SECONDS:g} s",
         )
     ]
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import aiosqlite
 import anyio
 from bench_measure import Line, Plan, state_in
-from langgraph.checkpoint.base import empty_checkpoint
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from async_task_state.writer import shutdown
+from async_task_state.lifetime import shutdown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,7 +34,7 @@ def one_set(plan: Plan) -> list[Line]:
             ours,
             0.6,
             ">=",
-            "aiosqlite, upsert and commit, WAL, synchronous=FULL",
+            "aiosqlite: upsert, commit; WAL, FULL",
             theirs,
             "ratio",
         )
@@ -57,7 +55,7 @@ def many_sets(plan: Plan) -> list[Line]:
             ours,
             10,
             ">=",
-            f"LangGraph AsyncSqliteSaver.aput, {STATES} at once, WAL, synchronous=FULL",
+            f"LangGraph aput, {STATES} at once; WAL, FULL",
             theirs,
             "ratio",
         )
@@ -97,6 +95,10 @@ async def sets_rate(file: Path, calls: int) -> float:
 
 
 async def langgraph_rate(file: Path, calls: int) -> float:
+    # Of the dependency group "bench", which only this needs.
+    from langgraph.checkpoint.base import empty_checkpoint  # noqa: PLC0415
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415
+
     async with AsyncSqliteSaver.from_conn_string(str(file)) as saver:
         await saver.setup()
         await saver.conn.execute("PRAGMA synchronous = FULL")

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 from bench_measure import Line, Plan, state_in
 
-from async_task_state.writer import shutdown
+from async_task_state.lifetime import shutdown
 
 FEW_RUNS = 10
 
@@ -33,9 +33,9 @@ def files(plan: Plan) -> list[Line]:
         with closing(sqlite3.connect(file)) as db:
             values.append(db.execute("SELECT SUM(LENGTH(value)) FROM entry").fetchone()[0] / many)
     return [
-        Line("WorkSet.process, 100,000 files, fn does nothing", "us/file", each[100_000], 20, "<"),
+        Line("process(), 100,000 files, no-op fn", "us/file", each[100_000], 20, "<"),
         Line(
-            "WorkSet.process, 1,000,000 files",
+            "process(), 1,000,000 files",
             "us/file",
             each[1_000_000],
             1.3,
@@ -44,8 +44,8 @@ def files(plan: Plan) -> list[Line]:
             each[1000],
             "ratio",
         ),
-        Line("stored with 1,000,000 items done: the file", "bytes/item", stored, 24, "<="),
-        Line("stored with 1,000,000 items done: the values", "bytes/item", values, 24, "<="),
+        Line("stored, 1,000,000 done: the file", "bytes/item", stored, 24, "<="),
+        Line("stored, 1,000,000 done: the values", "bytes/item", values, 24, "<="),
     ]
 
 
@@ -81,8 +81,8 @@ def reopen(plan: Plan) -> list[Line]:
         seconds.append(seen["seconds"])
         growth.append(seen["megabytes"])
     return [
-        Line("opening again with 1,000,000 items done", "s", seconds, 2, "<"),
-        Line("the same: peak memory above what the imports take", "MB", growth, 200, "<"),
+        Line("opening again, 1,000,000 done", "s", seconds, 2, "<"),
+        Line("the same: peak memory above the imports", "MB", growth, 200, "<"),
     ]
 
 

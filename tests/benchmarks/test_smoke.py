@@ -11,6 +11,8 @@ from bench_measure import Plan
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - {"airflow"}))
 def test_benchmark_runs(name, tmp_path):
+    if name == "sets":
+        pytest.importorskip("langgraph.checkpoint.sqlite")
     lines = BENCHMARKS[name](Plan(tmp_path, repeat=2, scale=0.001))
     assert lines
     for line in lines:

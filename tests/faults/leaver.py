@@ -14,7 +14,7 @@ import time
 from child import RECORDED, report, scope_of, settings_of
 
 from async_task_state import TaskState
-from async_task_state.writer import drain
+from async_task_state.lifetime import drain
 
 ABANDONED = b"a"
 

@@ -201,7 +201,7 @@ def test_g1_a_childs_data_outlives_its_parents_store(file_dsn):
             asyncio.run(child())
             os._exit(0)
         os.read(told, 1)
-        from async_task_state.writer import shutdown
+        from async_task_state.lifetime import shutdown
 
         shutdown()
         os.write(go_on, b"x")

@@ -14,7 +14,7 @@ import pytest
 from faulty import PATIENCE, FaultyStore
 
 from async_task_state import Settings, StateNotOpenError, TaskScope, TaskState
-from async_task_state.writer import drain, shutdown
+from async_task_state.lifetime import drain, shutdown
 
 NEVER = 3600.0
 SCOPES = [TaskScope("dag", "run", "task", index) for index in range(4)]

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from async_task_state import NoScopeError, StaleAttemptError, StaleWriterError, TaskScope, task_state
-from async_task_state.writer import writer_for
+from async_task_state.lifetime import writer_for
 
 pytestmark = pytest.mark.anyio
 

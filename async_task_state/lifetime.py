@@ -1,0 +1,95 @@
+"""This process's writers: made on first use, one a store; drained when it ends, paused while it forks."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from async_task_state.errors import StateNotOpenError
+from async_task_state.stores import open_store
+from async_task_state.writer import Writer
+
+if TYPE_CHECKING:
+    from async_task_state.pending import Pending
+    from async_task_state.settings import Settings
+    from async_task_state.stores import Store
+
+__all__ = ["drain", "shutdown", "writer_for"]
+
+_writers: dict[object, Writer] = {}
+_writers_lock = threading.Lock()
+_inherited: list[Writer] = []
+
+
+def writer_for(store: str | Store, settings: Settings) -> Writer:
+    """This process's writer for a store, given as a dsn or as itself; made when there is none."""
+    with _writers_lock:
+        writer = _writers.get(store)
+        if writer is None:
+            if not _writers:
+                atexit.register(shutdown)
+            opened = (
+                open_store(store, default_retention=settings.default_retention)
+                if isinstance(store, str)
+                else store
+            )
+            writer = _writers[store] = Writer(opened, settings)
+        return writer
+
+
+def drain() -> None:
+    """Block until everything that this process has recorded is saved, at most `exit_timeout` a store.
+
+    Airflow's task processes leave without running `atexit`; the listener calls this before they do.
+    """
+    for writer in list(_writers.values()):
+        writer.drain()
+
+
+def shutdown() -> None:
+    """Drain, close every store and end the threads; a state opened later starts anew."""
+    with _writers_lock:
+        writers = list(_writers.values())
+        _writers.clear()
+    for writer in writers:
+        writer.stop()
+
+
+def _opened_before_fork(pending: Pending) -> StateNotOpenError:
+    return StateNotOpenError(
+        f"the state of {pending.lease.scope} was opened by the process that this one was forked from: open it here"
+    )
+
+
+def _before_fork() -> None:
+    """Close every store, for SQLite keeps its locks in memory and a child would take its parent's for its own.
+
+    It would wait for ever for what nobody holds, or write to a log that its parent may delete.
+    """
+    _writers_lock.acquire()
+    for writer in _writers.values():
+        writer.pause()
+
+
+def _after_fork_in_parent() -> None:
+    for writer in _writers.values():
+        writer.resume()
+    _writers_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _writers_lock  # noqa: PLW0603 - a lock is released by the thread that took it, or replaced
+    _writers_lock = threading.Lock()
+    # Kept for ever: a store that could not be closed before the fork must not be closed after it.
+    _inherited.extend(_writers.values())
+    for writer in _writers.values():
+        writer.disown(_opened_before_fork)
+    _writers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
