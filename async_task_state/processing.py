@@ -100,7 +100,9 @@ class Run:
         digest = digest_of(item, self._key)
         if digest in work._done or digest in self._begun:
             self._skipped += 1
-            await work._state._pace(work._state._writable())
+            pending = work._state._writable()
+            if work._state._must_pause(pending):
+                await work._state._pause(pending)
             return
         self._begun.add(digest)
         error: Exception | None = None

@@ -297,7 +297,8 @@ class TaskState:
         if values is not None:
             named = {**values, **named}
         pending.record(self._encode(named, self._retention))
-        await self._pace(pending)
+        if self._must_pause(pending):
+            await self._pause(pending)
 
     async def flush(self) -> None:
         """Make everything recorded so far durable before returning."""
@@ -372,11 +373,14 @@ class TaskState:
                 f" tried: {pending.unsaved()}"
             )
 
-    async def _pace(self, pending: Pending) -> None:
-        """After a call that does not wait: hold a caller back that is faster than the store, or than its loop."""
+    def _must_pause(self, pending: Pending) -> bool:
+        """After a call that does not wait: whether the caller is faster than the store, or than its loop."""
+        return pending.full or time.monotonic() - self._turn > TURN_SECONDS
+
+    async def _pause(self, pending: Pending) -> None:
         if pending.full:
             await pending.flush()
-        elif time.monotonic() - self._turn > TURN_SECONDS:
+        else:
             await give_turn()
             self._turn = time.monotonic()
 

@@ -242,7 +242,8 @@ class WorkSet:
                 pending.whole(self._add_done, digest, pending, changes, *place)
             else:
                 pending.whole(pending.add, changes)
-        await self._state._pace(pending)
+        if self._state._must_pause(pending):
+            await self._state._pause(pending)
 
     def _add_done(
         self,
@@ -286,7 +287,8 @@ class WorkSet:
         with pending.lock:
             self._failures[digest] = failure
             pending.whole(pending.add, {key: change})
-        await self._state._pace(pending)
+        if self._state._must_pause(pending):
+            await self._state._pause(pending)
 
     def _given_up(self, digest: bytes, tries: int) -> bool:
         """Whether this attempt of the task has tried an item that often and failed."""

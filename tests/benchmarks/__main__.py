@@ -39,9 +39,9 @@ def main() -> int:
     if arguments.json:
         sys.stdout.write(json.dumps([document(line) for line in lines], indent=2) + "\n")
     else:
-        console = Console()
-        # What is not a terminal has no width, and need not be read at 80 columns.
-        console.print(table(lines, arguments.repeat), width=None if console.is_terminal else WIDTH)
+        # What is not a terminal has no width of its own.
+        console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        console.print(table(lines, arguments.repeat))
     return 0 if all(line.met for line in lines) else 1
 
 
