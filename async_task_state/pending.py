@@ -334,13 +334,12 @@ class Pending:
     def _ask(self) -> Waiter:
         waiter = Waiter()
         self._waiters.append(waiter)
-        self.whole(self._hurry, waiter)
+        self.whole(self._hurry)
         return waiter
 
-    def _hurry(self, waiter: Waiter) -> None:
+    def _hurry(self) -> None:
         if self._queued:
-            # When the loop has gone round: whoever else asks in this turn of it comes along in the same commit.
-            soon = getattr(waiter.loop, "call_soon", None) or waiter.loop.run_sync_soon
-            soon(self._writer.hurry)
+            # Not from a callback of the loop, which would swallow the alarm of an execution_timeout.
+            self._writer.hurry()
         else:
             self._enqueue(0)

@@ -28,6 +28,11 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("shared")
 
 
+def pytest_collection_modifyitems(items):
+    # The real Airflow last: while it is up it takes over signals, and most of the machine.
+    items.sort(key=lambda item: "airflow" in item.path.parts)
+
+
 @pytest.fixture(
     params=[
         pytest.param(("asyncio", {}), id="asyncio"),

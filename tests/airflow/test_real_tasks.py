@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 from journal import Journal
@@ -64,15 +66,20 @@ def test_every_index_of_a_mapped_task_has_its_own_state(airflow, journal):
         assert airflow.result("mapped", run, "each", index) == total(steps)
 
 
-def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal):
+def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal, tmp_path):
+    # A database of its own, or the scheduler would run its tasks, too.
+    with closing(sqlite3.connect(airflow.home / "airflow.db")) as source:
+        with closing(sqlite3.connect(tmp_path / "airflow.db")) as copy:
+            source.backup(copy)
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}"}
     conf = {"journal": str(journal.path), "steps": 20}
     code = f"from crash_dags import deferred_twice; print(deferred_twice.test(run_conf={conf!r}).state)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=airflow.environment,
+        env={**airflow.environment, **database},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -140,7 +140,7 @@ async def _take_over(dsn: str, run_id: str) -> Left:
     scope = child.scope_of(run_id)
     async with TaskState(scope, store=dsn, settings=child.settings_of(dsn, 1.0)) as state:
         left = Left(await state.get_all(), set(state.work("items")._done))
-        writer, lease = state._pending._writer, state._lease
+        writer, lease = state._pending._writer, state._pending.lease
         stale = replace(lease, epoch=lease.epoch - 1)
         fenced = await writer.call(writer.store.commit, [Batch(stale, {"a": ("-1", None)}, cleared=True)])
         assert stale in fenced, "G4: the lease of a killed process still counts"

@@ -60,6 +60,10 @@ class FaultyStore:
         record = self.inner._records.get(scope)
         return {} if record is None else {key: json.loads(text) for key, text in record.live().items()}
 
+    @property
+    def sound(self) -> bool:
+        return not (self.hanging or self.down or self.read_only or self.lossy)
+
     def mend(self) -> None:
         self.hanging = self.down = self.read_only = self.lossy = False
 
