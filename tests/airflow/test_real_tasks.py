@@ -68,10 +68,10 @@ def test_every_index_of_a_mapped_task_has_its_own_state(airflow, journal):
 
 def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal, tmp_path):
     # A database of its own, or the scheduler would run its tasks, too.
-    with closing(sqlite3.connect(airflow.home / "airflow.db")) as source:
-        with closing(sqlite3.connect(tmp_path / "airflow.db")) as copy:
-            source.backup(copy)
-    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}"}
+    original, copy = airflow.home / "airflow.db", tmp_path / "airflow.db"
+    with closing(sqlite3.connect(original)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{copy}"}
     conf = {"journal": str(journal.path), "steps": 20}
     code = f"from crash_dags import deferred_twice; print(deferred_twice.test(run_conf={conf!r}).state)"
     done = subprocess.run(
