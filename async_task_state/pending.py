@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from anyio.lowlevel import checkpoint as give_turn
+
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleWriterError
 from async_task_state.stores import Batch
@@ -222,7 +224,7 @@ class Pending:
                 self._flight.waiters.append(waiter)
             else:
                 return
-        await waiter.wait()
+        await self._hurry(waiter)
 
     async def confirm(self) -> None:
         """Flush, and ask the store whether the lease still counts even where nothing was recorded.
@@ -234,7 +236,7 @@ class Pending:
         with self.lock:
             self.check()
             waiter = self._ask()
-        await waiter.wait()
+        await self._hurry(waiter)
 
     def take(self) -> Flight:
         """Swap everything pending out, for the writer to commit."""
@@ -334,12 +336,15 @@ class Pending:
     def _ask(self) -> Waiter:
         waiter = Waiter()
         self._waiters.append(waiter)
-        self.whole(self._hurry)
+        if not self._queued:
+            self.whole(self._enqueue, 0)
         return waiter
 
-    def _hurry(self) -> None:
-        if self._queued:
-            # Not from a callback of the loop, which would swallow the alarm of an execution_timeout.
-            self._writer.hurry()
-        else:
-            self._enqueue(0)
+    async def _hurry(self, waiter: Waiter) -> None:
+        # Whoever else asks in this turn of the loop comes along in the same commit. From here and not from a callback
+        # of the loop, which would swallow the alarm of an execution_timeout.
+        try:
+            await give_turn()
+        finally:
+            self.whole(self._writer.hurry)
+        await waiter.wait()
