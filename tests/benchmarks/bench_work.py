@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import anyio
 from bench_measure import Line, Plan, state_in
@@ -28,7 +29,7 @@ def files(plan: Plan) -> list[Line]:
         file, many = plan.new_file(), plan.scaled(1_000_000)
         each[1_000_000].append(one_run(file, many))
         few += [one_run(plan.new_file(), plan.scaled(1000, least=100)) for _ in range(FEW_RUNS)]
-        each[1000].append(sum(few) / len(few))
+        each[1000].append(median(few))
         stored.append(file.stat().st_size / many)
         with closing(sqlite3.connect(file)) as db:
             values.append(db.execute("SELECT SUM(LENGTH(value)) FROM entry").fetchone()[0] / many)
