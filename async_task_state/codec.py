@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from async_task_state.errors import InvalidKeyError, InvalidValueError, ValueTooLargeError
 from async_task_state.scopes import is_storable
 
-__all__ = ["MAX_KEY_CHARS", "RESERVED_PREFIX", "check_key", "decode", "encode"]
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from async_task_state.stores import Change
+
+__all__ = ["MAX_KEY_CHARS", "RESERVED_PREFIX", "check_key", "decode", "encode", "encode_changes"]
 
 MAX_KEY_CHARS = 512
 RESERVED_PREFIX = "__ats:"
@@ -82,6 +87,18 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
             f"the value of {key!r} is {len(text):,} bytes of JSON; [async_task_state] max_value_bytes allows {max_bytes:,}"
         )
     return text
+
+
+def encode_changes(
+    values: Mapping[str, Any], known: Container[str], retention: float | None, max_bytes: int
+) -> dict[str, Change]:
+    """What one call records: the JSON of each value, and how long it is kept; keys that are not `known` are checked."""
+    changes: dict[str, Change] = {}
+    for key, value in values.items():
+        if key not in known or key.startswith(RESERVED_PREFIX):
+            check_key(key)
+        changes[key] = (encode(key, value, max_bytes), retention)
+    return changes
 
 
 def _check_value(key: str, value: Any, path: str) -> None:

@@ -241,13 +241,16 @@ class Pending:
     def take(self) -> Flight:
         """Swap everything pending out, for the writer to commit."""
         with self.lock:
-            for key, producer in self._producers.items():
-                self._changes[key] = (producer(), None)
-                self._batch_bytes += len(self._changes[key][0] or "")
+            if self._producers:
+                for key, producer in self._producers.items():
+                    self._changes[key] = (producer(), None)
+                    self._batch_bytes += len(self._changes[key][0] or "")
+                self._producers = {}
             batch = Batch(self.lease, self._changes, self._cleared)
             flight = Flight(self, batch, self._waiters, self._calls, self._batch_bytes, self._since)
-            self._changes, self._producers, self._waiters = {}, {}, []
-            self._cleared, self._queued, self._calls, self._batch_bytes = False, False, 0, 0
+            self._changes, self._waiters = {}, []
+            self._cleared = self._queued = False
+            self._calls = self._batch_bytes = 0
             self._flight = flight
             return flight
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio.lowlevel import checkpoint as give_turn
 
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
 from async_task_state.errors import (
     AsyncTaskStateError,
     InvalidArgumentError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from async_task_state.pending import Pending
     from async_task_state.settings import Settings
-    from async_task_state.stores import Change, Snapshot, Store
+    from async_task_state.stores import Snapshot, Store
 
 __all__ = ["TaskState", "task_state"]
 
@@ -275,7 +275,8 @@ class TaskState:
         """
         pending = self._writable()
         check_key(key)
-        pending.record(self._encode({key: value}, retention_seconds(retention, self._retention)))
+        seconds = retention_seconds(retention, self._retention)
+        pending.record({key: (encode(key, value, self._max_bytes), seconds)})
         await pending.flush()
 
     async def checkpoint(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
@@ -296,7 +297,7 @@ class TaskState:
         pending = self._writable()
         if values is not None:
             named = {**values, **named}
-        pending.record(self._encode(named, self._retention))
+        pending.record(encode_changes(named, pending.values, self._retention, self._max_bytes))
         if self._must_pause(pending):
             await self._pause(pending)
 
@@ -383,15 +384,6 @@ class TaskState:
         else:
             await give_turn()
             self._turn = time.monotonic()
-
-    def _encode(self, values: Mapping[str, Any], retention: float | None) -> dict[str, Change]:
-        known = self._pending.values  # type: ignore[union-attr]  # a writable state has it
-        changes: dict[str, Change] = {}
-        for key, value in values.items():
-            if key not in known or key.startswith(RESERVED_PREFIX):
-                check_key(key)
-            changes[key] = (encode(key, value, self._max_bytes), retention)
-        return changes
 
     def _entered(self) -> None:
         if self._pending is None and not (self._read_only and self._depth):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
 from async_task_state.errors import InvalidItemError, InvalidKeyError, StoreError
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class WorkSet:
     async def _record_done(self, digest: bytes, values: Mapping[str, Any]) -> None:
         pending = self._state._writable()
         pending.check()
-        changes = self._state._encode(values, self._state._retention)
+        changes = encode_changes(values, pending.values, self._state._retention, self._state._max_bytes)
         with pending.lock:
             if digest not in self._done:
                 place = self._tail, len(self._tail), self._tail_key, self._tail_number

@@ -255,7 +255,7 @@ class Writer:
         self._away_because = None
         waiters: list[Waiter] = []
         for flight in flights:
-            waiters += flight.pending.settle(fenced=flight.batch.lease in fenced)
+            waiters += flight.pending.settle(fenced=bool(fenced) and flight.batch.lease in fenced)
         self._saving = []
         wake(waiters)
 

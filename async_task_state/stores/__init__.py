@@ -102,7 +102,7 @@ class Store(Protocol):
         """
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
-        """Make durable what each batch changes, all batches in one transaction.
+        """Make durable what each batch changes, all batches in one transaction, at most one batch a lease.
 
         Returns:
             The leases that no longer count; nothing of their batches is written.

@@ -11,8 +11,9 @@ import os
 import secrets
 import sqlite3
 import time
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import aiosqlite
@@ -53,8 +54,21 @@ PURGE_ROWS: Final = 1000
 TOUCH_SECONDS: Final = 3600
 """How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
 
+ROWS_A_STATEMENT: Final = 199
+"""Of five columns: older SQLite takes 999 parameters."""
+
+# sqlite3 lets go of the GIL at every row it steps over; where another thread is busy, each costs it 5 ms to get back.
+# So a statement takes many rows, and the one that looks at leases returns only those that need something done.
+_LOOK = (
+    "WITH held (id, attempt, epoch) AS (VALUES {rows}) SELECT held.id, held.attempt, held.epoch,"
+    " scope.attempt IS NOT held.attempt OR scope.epoch IS NOT held.epoch AS fenced"
+    " FROM held LEFT JOIN scope ON scope.id = held.id WHERE fenced OR touched_at < ?"
+)
+_CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows})"
+_DELETE = "DELETE FROM entry WHERE (scope_id, key) IN (VALUES {rows})"
+_TOUCH = "WITH seen (id) AS (VALUES {rows}) UPDATE scope SET touched_at = ? WHERE id IN seen"
 _UPSERT = (
-    "INSERT INTO entry (scope_id, key, value, updated_at, expires_at) VALUES (?, ?, ?, ?, ?)"
+    "INSERT INTO entry (scope_id, key, value, updated_at, expires_at) VALUES {rows}"
     " ON CONFLICT (scope_id, key) DO UPDATE SET"
     " value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"
 )
@@ -289,29 +303,42 @@ def _acquire(db: sqlite3.Connection, scope: TaskScope, attempt: int | None) -> S
     return Snapshot(lease, _entries(db, lease.scope_id))
 
 
-def _commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> set[Lease]:
+def _commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     now = time.time()
-    fenced = set()
+    leases = {(b.lease.scope_id, b.lease.attempt, b.lease.epoch): b.lease for b in batches}
+    noted = _in_bulk(db, _LOOK, list(leases), now - TOUCH_SECONDS)
+    fenced = {row[:3] for row in noted if row[3]}
+    cleared, upserts, gone = [], [], []
     for batch in batches:
-        scope_id = batch.lease.scope_id
-        row = db.execute("SELECT attempt, epoch, touched_at FROM scope WHERE id = ?", (scope_id,)).fetchone()
-        if row is None or row[:2] != (batch.lease.attempt, batch.lease.epoch):
-            fenced.add(batch.lease)
+        lease = batch.lease
+        scope_id = lease.scope_id
+        if fenced and (scope_id, lease.attempt, lease.epoch) in fenced:
             continue
         if batch.cleared:
-            db.execute("DELETE FROM entry WHERE scope_id = ?", (scope_id,))
-        upserts = [
-            (scope_id, key, value, now, None if retention is None else now + retention)
-            for key, (value, retention) in batch.changes.items()
-            if value is not None
-        ]
-        db.executemany(_UPSERT, upserts)
-        if len(upserts) < len(batch.changes):
-            gone = [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
-            db.executemany("DELETE FROM entry WHERE scope_id = ? AND key = ?", gone)
-        if row[2] < now - TOUCH_SECONDS:
-            db.execute("UPDATE scope SET touched_at = ? WHERE id = ?", (now, scope_id))
-    return fenced
+            cleared.append((scope_id,))
+        for key, (value, retention) in batch.changes.items():
+            if value is None:
+                gone.append((scope_id, key))
+            else:
+                upserts.append((scope_id, key, value, now, None if retention is None else now + retention))
+    _in_bulk(db, _CLEAR, cleared)
+    _in_bulk(db, _UPSERT, upserts)
+    _in_bulk(db, _DELETE, gone)
+    _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[3]], now)
+    return [leases[ids] for ids in fenced]
+
+
+def _in_bulk(
+    db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]], *last: object
+) -> list[Any]:
+    """Execute a statement on all rows, as many at a time as parameters allow; what it returns."""
+    found = []
+    for start in range(0, len(rows), ROWS_A_STATEMENT):
+        part = rows[start : start + ROWS_A_STATEMENT]
+        marks = f"({', '.join('?' * len(part[0]))})"
+        values = ", ".join([marks] * len(part))
+        found += db.execute(statement.format(rows=values), [*chain.from_iterable(part), *last]).fetchall()
+    return found
 
 
 def _read(db: sqlite3.Connection, scope: TaskScope) -> Snapshot | None:

@@ -232,13 +232,23 @@ class StoreConformance(RetentionTests):
 
     @on_its_own
     async def test_many_scopes_in_a_commit(self, store: Store) -> None:
-        """A commit takes the batches of hundreds of holders, each to its own scope."""
-        scopes = [TaskScope("dag", "run", "mapped", index) for index in range(300)]
-        leases = [(await store.acquire(scope, 1)).lease for scope in scopes]
-        batches = [Batch(lease, {"index": (str(lease.scope.map_index), None)}) for lease in leases]
-        assert list(await store.commit(batches)) == []
-        for scope in scopes:
-            assert await entries(store, scope) == {"index": str(scope.map_index)}
+        """A commit takes the batches of hundreds of holders, each to its own scope, and refuses those it must."""
+        scopes = [TaskScope("dag", "run", "mapped", index) for index in range(500)]
+        old: dict[str, Change] = {"gone": ("0", None), "index": ("0", None)}
+        held = [(await store.acquire(scope, 1)).lease for scope in scopes]
+        assert list(await store.commit([Batch(lease, old) for lease in held])) == []
+        lost = {lease for lease in held if lease.scope.map_index % 100 == 7}
+        for lease in lost:
+            await store.acquire(lease.scope, None)
+        batches = []
+        for index, lease in enumerate(held):
+            cleared = index % 2 == 0
+            changes: dict[str, Change] = {"index": (str(index), None)}
+            batches.append(Batch(lease, changes if cleared else {**changes, "gone": (None, None)}, cleared))
+        assert set(await store.commit(batches)) == lost
+        for index, lease in enumerate(held):
+            kept = {"gone": "0", "index": "0"} if lease in lost else {"index": str(index)}
+            assert await entries(store, lease.scope) == kept
 
     @on_its_own
     async def test_keys_are_told_apart_whatever_they_hold(self, store: Store) -> None:
