@@ -102,7 +102,7 @@ class Store(Protocol):
         """
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
-        """Make durable what each batch changes, all batches in one transaction, at most one batch a lease.
+        """Make durable what each batch changes, all of a batch or nothing of it; at most one batch a lease.
 
         Returns:
             The leases that no longer count; nothing of their batches is written.
@@ -141,7 +141,7 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
     """The store that a dsn names; nothing is opened before its first call.
 
     Args:
-        dsn: `sqlite:///path` or `memory:` (`memory:name` for one of several).
+        dsn: `sqlite:///path`, `postgresql://...` or `memory:` (`memory:name` for one of several).
         default_retention: Seconds that an untouched scope is kept; None is for ever.
 
     Raises:
@@ -157,8 +157,16 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
         from async_task_state.stores.sqlite import SQLiteStore  # noqa: PLC0415 - one store is loaded, not all
 
         return SQLiteStore(sqlite_path(dsn), default_retention=default_retention)
+    if scheme.partition("+")[0] in ("postgresql", "postgres") and colon:
+        from async_task_state.stores.postgres import PostgresStore  # noqa: PLC0415 - one store is loaded, not all
+        from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
+
+        return PostgresStore(PostgresDsn.parse(dsn), default_retention=default_retention)
     kind = f"{scheme!r}" if colon and scheme.isidentifier() else "without a known kind before its colon"
-    raise SettingsError(f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path or memory:")
+    raise SettingsError(
+        f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path,"
+        " postgresql://user:password@host/database or memory:"
+    )
 
 
 def stale_attempt(scope: TaskScope, attempt: int, stored: int) -> str:

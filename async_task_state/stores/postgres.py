@@ -1,0 +1,293 @@
+"""State in PostgreSQL: for workers and triggerers on many machines.
+
+One connection a process, which each call has to itself. A commit is one statement and one round trip: it share-locks
+the scopes' rows in the order of their ids, compares their leases with what was sent, and only then upserts. Whoever
+takes a lease locks its row exclusively, so it waits for a commit that is under way and is seen by every later one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
+from async_task_state.scopes import TaskScope
+from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.stores.postgres_errors import explained
+from async_task_state.stores.postgres_schema import prepare
+from async_task_state.stores.postgres_sql import (
+    BEGIN,
+    ROWS_A_STATEMENT,
+    Statements,
+    Upserts,
+    lease_number,
+    parts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Sequence
+
+    from async_task_state.stores import Batch
+    from async_task_state.stores.postgres_dsn import PostgresDsn
+
+__all__ = ["PostgresStore"]
+
+OLDEST_SERVER: Final = 12
+COMMAND_SECONDS: Final = 20.0
+"""How long the server may take to answer before the connection counts as lost."""
+IDLE_SECONDS: Final = 60.0
+CLOSE_SECONDS: Final = 2.0
+
+# What the driver, TLS and the network raise.
+_TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError, ValueError)
+
+
+class PostgresStore:
+    """The tables of one schema of a PostgreSQL database.
+
+    Args:
+        dsn: Where it is.
+        default_retention: Seconds that an untouched scope is kept by `purge`; None is for ever.
+    """
+
+    def __init__(self, dsn: PostgresDsn, *, default_retention: float | None = None) -> None:
+        self._dsn = dsn
+        self._default_retention = default_retention
+        self._sql = Statements(dsn.schema)
+        self._turn = asyncio.Lock()
+        self._db: Any = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
+        self._doubtful: list[tuple[int, int]] = []
+        self._retry = 0
+
+    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+        """See `Store.acquire`."""
+        async with self._use() as db:
+            taken = await self._all(db, self._sql.acquire, *_key_of(scope), attempt)
+            if not taken:
+                stored = await self._all(db, self._sql.attempt, *_key_of(scope))
+                if not stored:
+                    raise StoreUnavailableError("the scope was purged while it was opened; trying again")
+                raise StaleAttemptError(stale_attempt(scope, attempt or 0, stored[0][0]))
+            lease = Lease(scope, *taken[0])
+            # A statement of its own, for one sees nothing that was committed while it waited for a lock.
+            entries = await self._all(db, self._sql.entries, lease.scope_id)
+        return Snapshot(lease, dict(entries))
+
+    async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
+        """See `Store.commit`. A transaction has at most 1,000 rows, unless one batch has more."""
+        fenced: list[Lease] = []
+        async with self._use() as db:
+            if self._doubtful:
+                await self._fence_the_lost(db)
+            for part in parts(batches):
+                fenced += await self._save(db, part)
+        return fenced
+
+    async def read(self, scope: TaskScope) -> Snapshot | None:
+        """See `Store.read`."""
+        async with self._use() as db:
+            rows = await self._all(db, self._sql.read, *_key_of(scope))
+        if not rows:
+            return None
+        return Snapshot(Lease(scope, *rows[0][:3]), {row[3]: row[4] for row in rows if row[3] is not None})
+
+    async def scopes(
+        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+    ) -> list[ScopeInfo]:
+        """See `Store.scopes`."""
+        async with self._use() as db:
+            rows = await self._all(db, self._sql.scopes, dag_id, run_id, task_id, RESERVED_PREFIX)
+        return [
+            ScopeInfo(TaskScope(row[0], row[1], row[2], row[3], UUID(row[4]) if row[4] else None), *row[5:])
+            for row in rows
+        ]
+
+    async def clear(self, scope: TaskScope) -> int | None:
+        """See `Store.clear`."""
+        async with self._use() as db, _transaction(db):
+            row = await db.fetchrow(self._sql.lock, *_key_of(scope))
+            if row is None:
+                return None
+            await db.execute(self._sql.reset, row[0])
+            return _count(await db.execute(self._sql.clear, [row[0]]))
+
+    async def purge(self, now: float | None = None) -> int:
+        """See `Store.purge`."""
+        purged = 0
+        for statement, *arguments in (
+            (self._sql.purge, now),
+            (self._sql.purge_idle, now, self._default_retention, RESERVED_PREFIX),
+        ):
+            # A transaction a batch, so that nobody waits longer than a batch takes.
+            while True:
+                async with self._use() as db, _transaction(db):
+                    deleted = _count(await db.execute(statement, *arguments))
+                if not deleted:
+                    break
+                purged += deleted
+        while await self._forget(now):
+            pass
+        return purged
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        async with self._turn:
+            db, self._db = self._db, None
+            self._keep_open()
+            if db is not None:
+                try:
+                    await db.close(timeout=CLOSE_SECONDS)
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError):
+                    db.terminate()
+
+    async def _save(self, db: Any, part: list[Batch]) -> list[Lease]:
+        """Make a transaction of batches, without those that are fenced."""
+        fenced: list[Lease] = []
+        while part:
+            ids = [batch.lease.scope_id for batch in part]
+            numbers = [lease_number(batch.lease) for batch in part]
+            self._doubtful += zip(ids, numbers, strict=True)
+            all_held, untouched = await self._write(db, part, ids, numbers)
+            del self._doubtful[-len(part) :]
+            if all_held:
+                if untouched:
+                    await self._all(db, self._sql.touch, ids)
+                break
+            newest = dict(await self._all(db, self._sql.leases, ids))
+            held = [batch for batch in part if newest.get(batch.lease.scope_id) == lease_number(batch.lease)]
+            if len(held) == len(part):
+                raise StoreUnavailableError("a lease was refused that is its scope's newest; trying again")
+            fenced += [batch.lease for batch in part if batch not in held]
+            part = held
+        return fenced
+
+    async def _write(
+        self, db: Any, part: list[Batch], ids: list[int], numbers: list[int]
+    ) -> tuple[bool, bool]:
+        """Write batches if all of their leases are held; whether they are, and whether a scope needs a touch."""
+        rows = Upserts.of(part)
+        cleared = [batch.lease.scope_id for batch in part if batch.cleared]
+        gone = [
+            (batch.lease.scope_id, key)
+            for batch in part
+            for key, (value, _) in batch.changes.items()
+            if value is None
+        ]
+        if not cleared and not gone and len(rows.ids) <= ROWS_A_STATEMENT:
+            [answer] = await self._all(db, self._sql.save, ids, numbers, self._retry, *rows.arguments())
+        else:
+            async with _transaction(db):
+                answer = await db.fetchrow(self._sql.fence, ids, numbers, self._retry)
+                if answer["all_held"]:
+                    await db.execute(self._sql.clear, cleared)
+                    for start in range(0, len(rows.ids), ROWS_A_STATEMENT):
+                        await db.execute(self._sql.upsert, *rows.arguments(start))
+                    await db.execute(self._sql.delete, [scope for scope, _ in gone], [key for _, key in gone])
+        return answer["all_held"], answer["untouched"]
+
+    async def _fence_the_lost(self, db: Any) -> None:
+        """Keep what a lost connection may still do from being done: its statements say an older `retry`."""
+        self._retry += 1
+        lost = sorted(set(self._doubtful))
+        for start in range(0, len(lost), ROWS_A_STATEMENT):
+            some = lost[start : start + ROWS_A_STATEMENT]
+            ids, numbers = [scope for scope, _ in some], [number for _, number in some]
+            await self._all(db, self._sql.fence_lost, ids, numbers, self._retry)
+        self._doubtful.clear()
+
+    async def _forget(self, now: float | None) -> bool:
+        async with self._use() as db, _transaction(db):
+            ids = [row[0] for row in await db.fetch(self._sql.idle, now, self._default_retention)]
+            # A statement of its own: it sees what was saved before the rows were locked.
+            return bool(_count(await db.execute(self._sql.forget, ids)))
+
+    async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
+        """The rows that a statement in a transaction of its own returns."""
+        # Behind a pooler it must be prepared and executed on one server connection.
+        async with _transaction(db) if self._dsn.pgbouncer else nullcontext():
+            rows: list[Any] = await db.fetch(statement, *arguments)
+        return rows
+
+    @asynccontextmanager
+    async def _use(self) -> AsyncIterator[Any]:
+        """The connection, for one call at a time; after any trouble the next call gets a new one."""
+        async with self._turn:
+            self._keep_open()
+            try:
+                if self._db is None or self._db.is_closed():
+                    self._db = await self._connect()
+                yield self._db
+            except AsyncTaskStateError as error:
+                if isinstance(error, StoreError):
+                    self._drop()
+                raise
+            except _TROUBLE as error:
+                self._drop()
+                raise explained(error, self._dsn.schema) from error
+            except BaseException:
+                # Cancelled: the server may be busy with it yet.
+                self._drop()
+                raise
+            if self._db is not None:
+                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._begin_to_close)
+
+    async def _connect(self) -> Any:
+        db = None
+        try:
+            db = await asyncpg.connect(**self._dsn.arguments(), command_timeout=COMMAND_SECONDS)
+            _check_server(db)
+            await prepare(db, self._dsn.schema)
+        except BaseException as error:
+            if db is not None:
+                db.terminate()
+            if isinstance(error, _TROUBLE):
+                # Without the driver's own traceback: its frames hold the password.
+                raise explained(error, self._dsn.schema) from None
+            raise
+        return db
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.terminate()
+
+    def _keep_open(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _begin_to_close(self) -> None:
+        self._closing = asyncio.get_running_loop().create_task(self.close())
+
+
+@asynccontextmanager
+async def _transaction(db: Any) -> AsyncIterator[None]:
+    """A transaction; where its body raises, the connection is dropped, and so the transaction is rolled back."""
+    await db.execute(BEGIN)
+    yield
+    await db.execute("COMMIT")
+
+
+def _check_server(db: Any) -> None:
+    if db.get_server_version().major < OLDEST_SERVER or db.get_settings().server_encoding != "UTF8":
+        raise StoreError(
+            f"PostgreSQL must be {OLDEST_SERVER} or later, and the encoding of the database UTF8"
+        )
+
+
+def _key_of(scope: TaskScope) -> tuple[str, str, str, int, str]:
+    region = "" if scope.region_id is None else str(scope.region_id)
+    return scope.dag_id, scope.run_id, scope.task_id, scope.map_index, region
+
+
+def _count(status: str) -> int:
+    """How many rows a command changed, by what the server says when it is done."""
+    return int(status.rpartition(" ")[2])

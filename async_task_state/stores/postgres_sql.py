@@ -1,0 +1,191 @@
+"""The statements of the PostgreSQL store, and the rows that go into them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from async_task_state.stores import Batch, Lease
+
+__all__ = ["BEGIN", "FOREVER", "ROWS_A_STATEMENT", "Statements", "Upserts", "lease_number", "parts"]
+
+ROWS_A_STATEMENT: Final = 1000
+"""More are slower: measured at 100, 1,000 and 10,000."""
+
+TOUCH: Final = "interval '1 hour'"
+"""How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
+
+# A process that is frozen here must not hold its successor up.
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 10000"
+
+FOREVER: Final = float("inf")
+LONGEST: Final = 100 * 365.25 * 86400.0
+"""Seconds. What is kept for longer is kept for ever: a timestamp ends."""
+
+_SCOPE_KEY: Final = "dag_id = $1 AND run_id = $2 AND task_id = $3 AND map_index = $4 AND region_id = $5"
+_LEASE: Final = "attempt::bigint << 32 | epoch"
+_LIVE: Final = "(expires_at IS NULL OR expires_at > now())"
+_NOW: Final = "coalesce(to_timestamp($1), now())"
+
+# The fence: one row, whether all leases are their scopes' newest ones, and whether any scope was not touched for long.
+# KEY SHARE is enough against whoever takes a lease, for that one locks FOR UPDATE. It is one comparison of arrays,
+# for at 1,000 scopes a join costs more than all the locks.
+_FENCE: Final = f"""
+WITH locked AS MATERIALIZED (
+    SELECT id, {_LEASE} AS lease, retry, touched_at FROM {{schema}}.scope
+    WHERE id = ANY($1::bigint[]) ORDER BY id FOR KEY SHARE
+), good AS MATERIALIZED (
+    SELECT coalesce(array_agg(id) = $1::bigint[] AND array_agg(lease) = $2::bigint[] AND max(retry) <= $3::integer, false)
+        AS all_held, coalesce(min(touched_at) < now() - {TOUCH}, false) AS untouched
+    FROM locked
+)"""
+
+# An expiry moves in steps of a hundredth of the retention, for a row whose indexed column changed is not updated in
+# place. A retention is the default one, $7, where the array of others, $8, is too short to have one.
+_UPSERT: Final = f"""
+INSERT INTO {{schema}}.entry (scope_id, key, value, updated_at, expires_at)
+SELECT c.scope_id, c.key, c.value, now(), CASE WHEN c.kept < '{FOREVER}' THEN
+    to_timestamp(ceil((moment.now + c.kept) / (c.kept / 100)) * (c.kept / 100)) END
+FROM (SELECT date_part('epoch', now()) AS now) AS moment, (
+    SELECT scope_id, key, value, coalesce(own, $7::float8) AS kept
+    FROM unnest($4::bigint[], $5::text[], $6::text[], $8::float8[]) AS rows (scope_id, key, value, own)
+) AS c {{where}}
+ON CONFLICT (scope_id, key) DO UPDATE
+SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"""
+
+
+class Statements:
+    """The SQL for the tables of one schema.
+
+    Args:
+        schema: Its name, of letters, digits and underscores.
+    """
+
+    def __init__(self, schema: str) -> None:
+        def sql(text: str) -> str:
+            return text.replace("{schema}", f'"{schema}"')
+
+        self.fence = sql(f"{_FENCE} SELECT all_held, untouched FROM good")
+        self.save = sql(
+            f"{_FENCE}, saved AS ({_UPSERT.replace('{where}', 'WHERE (SELECT all_held FROM good)')})"
+            " SELECT all_held, untouched FROM good"
+        )
+        renumbered = _UPSERT.replace("{where}", "")
+        for number in range(4, 9):
+            renumbered = renumbered.replace(f"${number}", f"${number - 3}")
+        self.upsert = sql(renumbered)
+        self.clear = sql("DELETE FROM {schema}.entry WHERE scope_id = ANY($1::bigint[])")
+        self.delete = sql(
+            "DELETE FROM {schema}.entry AS e USING unnest($1::bigint[], $2::text[]) AS gone (scope_id, key)"
+            " WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
+        )
+        self.touch = sql(
+            "UPDATE {schema}.scope SET touched_at = now() WHERE id IN (SELECT id FROM {schema}.scope"
+            f" WHERE id = ANY($1::bigint[]) AND touched_at < now() - {TOUCH} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
+        )
+        self.leases = sql(f"SELECT id, {_LEASE} FROM {{schema}}.scope WHERE id = ANY($1::bigint[])")
+        self.fence_lost = sql(
+            "UPDATE {schema}.scope AS s SET retry = $3 FROM ("
+            "SELECT id FROM {schema}.scope JOIN unnest($1::bigint[], $2::bigint[]) AS lost (scope_id, lease)"
+            f" ON id = lost.scope_id AND {_LEASE} = lost.lease ORDER BY id FOR UPDATE OF scope) AS held"
+            " WHERE s.id = held.id"
+        )
+        # A key column is among those set so that the row is locked FOR UPDATE before it is looked at.
+        self.acquire = sql(
+            "INSERT INTO {schema}.scope AS s"
+            " (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
+            " VALUES ($1, $2, $3, $4, $5, coalesce($6::integer, 1), 1, now())"
+            " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
+            " attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, retry = 0, touched_at = now()"
+            " WHERE s.attempt <= coalesce($6, s.attempt) RETURNING id, attempt, epoch"
+        )
+        self.attempt = sql(f"SELECT attempt FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
+        self.entries = sql(
+            f"SELECT key, value FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE} ORDER BY key"
+        )
+        self.read = sql(
+            "SELECT id, attempt, epoch, key, value FROM {schema}.scope"
+            f" LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE} WHERE {_SCOPE_KEY} ORDER BY key"
+        )
+        self.scopes = sql(
+            "SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch,"
+            " count(key) FILTER (WHERE NOT starts_with(key, $4)) AS keys,"
+            " extract(epoch FROM coalesce(max(updated_at), touched_at))::float8 AS updated"
+            f" FROM {{schema}}.scope LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE}"
+            " WHERE ($1::text IS NULL OR dag_id = $1) AND ($2::text IS NULL OR run_id = $2)"
+            " AND ($3::text IS NULL OR task_id = $3) GROUP BY id ORDER BY updated DESC"
+        )
+        self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
+        self.reset = sql("UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, retry = 0 WHERE id = $1")
+        self.purge = sql(
+            "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.entry"
+            f" WHERE expires_at <= {_NOW} LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED)"
+            " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
+        )
+        idle = f"touched_at <= {_NOW} - make_interval(secs => $2)"
+        self.purge_idle = sql(
+            "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.scope JOIN {schema}.entry ON scope_id = id"
+            f" WHERE {idle} AND expires_at IS NULL AND starts_with(key, $3)"
+            f" LIMIT {ROWS_A_STATEMENT} FOR UPDATE OF entry SKIP LOCKED)"
+            " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
+        )
+        empty = "NOT EXISTS (SELECT FROM {schema}.entry WHERE scope_id = id)"
+        self.idle = sql(
+            f"SELECT id FROM {{schema}}.scope WHERE {idle} AND {empty}"
+            f" ORDER BY id LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED"
+        )
+        self.forget = sql(f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::bigint[]) AND {empty}")
+
+
+def lease_number(lease: Lease) -> int:
+    """Attempt and epoch as one number, as the statements compare them."""
+    return lease.attempt << 32 | lease.epoch
+
+
+def parts(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """What goes into a transaction each: whole batches in the order of their scopes, 1,000 rows where that can be."""
+    part: list[Batch] = []
+    rows = 0
+    for batch in sorted(batches, key=lambda batch: batch.lease.scope_id):
+        more = max(1, len(batch.changes))
+        if part and rows + more > ROWS_A_STATEMENT:
+            yield part
+            part, rows = [], 0
+        part.append(batch)
+        rows += more
+    if part:
+        yield part
+
+
+class Upserts(NamedTuple):
+    """What is to be set, in the order in which every process locks rows: a column each."""
+
+    ids: list[int]
+    keys: list[str]
+    values: list[str]
+    kept: list[float]
+
+    @classmethod
+    def of(cls, part: Sequence[Batch]) -> Upserts:
+        """The rows of batches in the order of their scopes."""
+        rows = cls([], [], [], [])
+        for batch in part:
+            scope_id, changes = batch.lease.scope_id, batch.changes
+            for key in sorted(changes) if len(changes) > 1 else changes:
+                value, retention = changes[key]
+                if value is not None:
+                    rows.ids.append(scope_id)
+                    rows.keys.append(key)
+                    rows.values.append(value)
+                    rows.kept.append(FOREVER if retention is None or retention > LONGEST else retention)
+        return rows
+
+    def arguments(self, start: int = 0) -> tuple[list[int], list[str], list[str], float, list[float]]:
+        """What the upsert of 1,000 rows takes: an array less where all are kept equally long, as they mostly are."""
+        some = slice(start, start + ROWS_A_STATEMENT)
+        kept = self.kept[some]
+        alike = len(set(kept)) <= 1
+        default = kept[0] if alike and kept else FOREVER
+        return self.ids[some], self.keys[some], self.values[some], default, [] if alike else kept
