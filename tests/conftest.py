@@ -7,6 +7,7 @@ import tempfile
 
 import hypothesis
 import pytest
+from postgres import Postgres
 
 from async_task_state import Settings, TaskScope, TaskState
 from async_task_state.lifetime import shutdown, writer_for
@@ -67,10 +68,21 @@ def scope():
     return TaskScope("dag", "run", "task")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server: the one that ASYNC_TASK_STATE_TEST_POSTGRES names, or else one of our own."""
+    with Postgres.of_environment() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def dsn(request, tmp_path):
     """A store that holds nothing yet."""
-    return f"memory:{tmp_path}" if request.param == "memory" else f"sqlite:///{tmp_path}/state.db"
+    if request.param == "memory":
+        return f"memory:{tmp_path}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    return request.getfixturevalue("postgres").dsn()
 
 
 @pytest.fixture
