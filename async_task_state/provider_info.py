@@ -31,14 +31,22 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "dsn": {
                         "description": (
-                            "The store: sqlite:/// and the absolute path of a file, for one machine. Empty means"
-                            " async_task_state.db under AIRFLOW_HOME. With an executor that runs tasks on other"
-                            " machines SQLite is refused, unless the dsn ends with ?single_machine=true."
+                            "The store: postgresql://user:password@host/database for many machines, sqlite:/// and the"
+                            " absolute path of a file for one. Empty means async_task_state.db under AIRFLOW_HOME. With"
+                            " an executor that runs tasks on other machines SQLite is refused, unless the dsn ends with"
+                            " ?single_machine=true."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
                         "sensitive": True,
                         "example": "sqlite:////var/lib/airflow/state.db",
+                        "default": "",
+                    },
+                    "conn_id": {
+                        "description": "An Airflow connection of type postgres that says where the store is; instead of dsn.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "state_db",
                         "default": "",
                     },
                     **{name: _option(name, text) for name, text in _NUMBERS.items()},

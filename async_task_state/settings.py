@@ -15,6 +15,7 @@ from async_task_state.errors import InvalidArgumentError, SettingsError
 __all__ = [
     "NEVER_EXPIRE",
     "SECTION",
+    "Dsn",
     "Settings",
     "check_count",
     "check_executor",
@@ -34,12 +35,24 @@ NEVER_EXPIRE: Final = timedelta.max
 """A retention that never ends; the very object that Airflow calls `NEVER_EXPIRE`."""
 
 
+class Dsn(str):
+    """Where state is kept; a string that shows its kind only, for it may hold a password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Nothing that could be a part of a password."""
+        kind = self.partition(":")[0]
+        return f"<Dsn {kind}:...>" if kind.isidentifier() else "<Dsn>"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How state is kept, as Airflow's config section `[async_task_state]` says it.
 
     Args:
-        dsn: Where: `sqlite:///path`, or `memory:` for tests. Kept out of the repr, for it may hold a password.
+        dsn: Where: `sqlite:///path`, `postgresql://...`, `conn_id:NAME` for an Airflow connection of PostgreSQL, or
+            `memory:` for tests. Kept out of the repr, for it may hold a password.
         max_delay: Seconds until a checkpoint is durable, at most, while the store is reachable.
         outage_timeout: Seconds the store may be away before calls raise `StoreUnavailableError`.
         exit_timeout: Seconds that leaving a state, or the process, may take to save what is pending.
@@ -58,6 +71,7 @@ class Settings:
     default_retention_days: float = 30.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dsn", Dsn(self.dsn))
         for name in ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes"):
             value = getattr(self, name)
             if not is_number(value) or value <= 0:
@@ -100,10 +114,15 @@ def load_settings() -> Settings:
         except ValueError:
             raise SettingsError(f"[{SECTION}] {name} must be a number, not {text!r}") from None
     # What a command or a secret file prints ends with a newline.
-    dsn = (
-        conf.get(SECTION, "dsn", fallback="").strip()
-        or f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
-    )
+    dsn, conn_id = (conf.get(SECTION, name, fallback="").strip() for name in ("dsn", "conn_id"))
+    if dsn and conn_id:
+        raise SettingsError(
+            f"[{SECTION}] dsn and conn_id are both set: each says where state is kept, so keep one"
+        )
+    if conn_id:
+        dsn = f"conn_id:{conn_id}"
+    elif not dsn:
+        dsn = f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
     return Settings(dsn=dsn, **values)
 
 

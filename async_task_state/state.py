@@ -22,7 +22,7 @@ from async_task_state.errors import (
 )
 from async_task_state.pending import Stats
 from async_task_state.scopes import MAX_NUMBER, TaskScope, running_task
-from async_task_state.settings import check_executor, check_seconds, load_settings, retention_seconds
+from async_task_state.settings import Dsn, check_executor, check_seconds, load_settings, retention_seconds
 from async_task_state.work import WorkSet
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def task_state(
             open in this context. A trigger calls `CheckpointTrigger.task_state()` instead.
         attempt: The attempt that wants to write. An attempt older than one that has opened the state is refused.
             None takes the running task's where `scope` is its own, else goes on with the stored one.
-        store: A dsn or a store of your own; None takes `[async_task_state] dsn`.
+        store: A dsn, `conn_id:NAME` for an Airflow connection, or a store of your own; None takes
+            `[async_task_state] dsn` or `conn_id`.
         max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
         read_only: Read the state as it is when entered. Takes no lease, so it fences nobody, and cannot write.
 
@@ -130,7 +131,7 @@ class TaskState:
         check_seconds("max_delay", max_delay)
         self._scope = scope
         self._wanted_attempt = attempt
-        self._store = store
+        self._store = Dsn(store) if isinstance(store, str) else store
         self._settings = settings
         self._max_delay = settings.max_delay if max_delay is None else max_delay
         self._read_only = read_only
@@ -166,9 +167,9 @@ class TaskState:
         if self._pending is not None:
             await self._pending.confirm()
         else:
-            from async_task_state.lifetime import writer_for  # noqa: PLC0415 - loads asyncio, 50 ms
+            from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio, 50 ms
 
-            writer = writer_for(self._store, self._settings)
+            writer = await writer_of(self._store, self._settings)
             if self._read_only:
                 self._snapshot = await writer.call(writer.store.read, self._scope)
                 self._works = {}

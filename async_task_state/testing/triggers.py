@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 from airflow.models.trigger import Trigger
 
 from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.connections import writer_of
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
-from async_task_state.lifetime import writer_for
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from async_task_state.state import TaskState
     from async_task_state.triggers.checkpoint import CheckpointTrigger
-    from async_task_state.writer import Writer
 
 __all__ = ["TriggerRun", "run_trigger"]
 
@@ -172,7 +171,7 @@ def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str) -> Non
     if how == "crash":
         state._pending.abandon(StaleWriterError("run_trigger() has crashed this trigger"))
     elif how == "move":
-        writer = _writer_of(trigger)
+        writer = state._pending._writer
         # Without letting the event loop run: the trigger stands still meanwhile, as in a triggerer that is frozen.
         asyncio.run_coroutine_threadsafe(
             writer.store.acquire(state.scope, state.attempt), writer.loop
@@ -181,7 +180,9 @@ def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str) -> Non
 
 
 async def _outcome(trigger: CheckpointTrigger, scope: TaskScope, events: list[TriggerEvent]) -> TriggerRun:
-    writer = _writer_of(trigger)
+    if trigger.store is None:
+        raise AssertionError("run_trigger() gives every trigger a store")
+    writer = await writer_of(trigger.store, load_settings())
     snapshot = await writer.call(writer.store.read, scope)
     entries = {} if snapshot is None else snapshot.entries
     values = {key: decode(text) for key, text in entries.items() if not key.startswith(RESERVED_PREFIX)}
@@ -189,9 +190,3 @@ async def _outcome(trigger: CheckpointTrigger, scope: TaskScope, events: list[Tr
         name: WorkCounts(record.done, len(record.failures)) for name, record in work_records(entries).items()
     }
     return TriggerRun(events, values, work)
-
-
-def _writer_of(trigger: CheckpointTrigger) -> Writer:
-    if trigger.store is None:
-        raise AssertionError("run_trigger() gives every trigger a store")
-    return writer_for(trigger.store, load_settings())
