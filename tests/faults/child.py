@@ -1,8 +1,8 @@
 """A process to be killed: it records as fast as it can and reports on its standard output what it was told.
 
-    child.py DSN RUN_ID SEED MAX_DELAY
+    child.py RUN_ID SEED MAX_DELAY
 
-The calls follow from the seed, so whoever knows it knows the state after each of them.
+The dsn is in its environment, for anybody can read the arguments of a process. The calls follow from the seed, so whoever knows it knows the state after each of them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPORT = struct.Struct("=cqd")
-"""What was told (see `OPENED` and so on), the number of the last call that returned, when."""
-OPENED, RECORDED, DURABLE, FENCED = b"o", b"r", b"d", b"f"
+"""What was told (see `BEGUN` and so on), the number of the last call that returned, when."""
+BEGUN, OPENED, RECORDED, DURABLE, FENCED = b"b", b"o", b"r", b"d", b"f"
 REPORT_EVERY = 32
 """Calls that only record are reported now and then; a report costs as much as they do."""
+
+DSN_VARIABLE = "ASYNC_TASK_STATE_CHILD_DSN"
 
 CALLS_A_SEED = 10**7
 DURABLE_CALLS = ("set", "delete", "flush", "clear")
@@ -93,6 +95,7 @@ def report(what: bytes, number: int) -> None:
 
 async def run(dsn: str, run_id: str, seed: int, max_delay: float) -> None:
     number = seed * CALLS_A_SEED - 1
+    report(BEGUN, number)
     try:
         async with TaskState(scope_of(run_id), store=dsn, settings=settings_of(dsn, max_delay)) as state:
             report(OPENED, number)
@@ -107,4 +110,4 @@ async def run(dsn: str, run_id: str, seed: int, max_delay: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    asyncio.run(run(os.environ[DSN_VARIABLE], sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))

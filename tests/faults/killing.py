@@ -22,11 +22,12 @@ from async_task_state.stores import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MAX_DELAYS = (0.01, 0.1)
 MARGIN = 2.0
 """How much later than `max_delay` a machine that is busy with other things may be."""
+OPENING = 0.15
+"""What opening a new database takes, and a little more."""
 PATIENCE = 60.0
 """For what must happen and is waited for."""
 
@@ -48,9 +49,12 @@ class Left:
 class Child:
     """The running process and what it has reported so far."""
 
-    def __init__(self, *command: object) -> None:
+    def __init__(self, dsn: str, script: str, *arguments: object) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, bufsize=0
+            [sys.executable, script, *map(str, arguments)],
+            env={**os.environ, child.DSN_VARIABLE: dsn},
+            stdout=subprocess.PIPE,
+            bufsize=0,
         )
         self._bytes = b""
         self.reports: list[Report] = []
@@ -95,8 +99,8 @@ class Child:
 
 
 @contextmanager
-def spawned(*command: object) -> Iterator[Child]:
-    process = Child(*command)
+def spawned(dsn: str, script: str, *arguments: object) -> Iterator[Child]:
+    process = Child(dsn, script, *arguments)
     try:
         yield process
     finally:
@@ -110,9 +114,10 @@ def kill_once(dsn: str, run_id: str, seed: int, before: Left, way: str | None = 
     chance = random.Random(f"kill {seed}")
     way = way or chance.choices(("early", "soon", "late", "overtaken"), (10, 62, 8, 20))[0]
     max_delay = chance.choice(MAX_DELAYS)
-    with spawned(child.__file__, dsn, run_id, seed, max_delay) as process:
+    with spawned(dsn, child.__file__, run_id, seed, max_delay) as process:
         if way == "early":
-            process.listen(chance.uniform(0, 0.3))
+            assert process.listen(PATIENCE, until=child.BEGUN), f"seed {seed}: the process does not begin"
+            process.listen(chance.uniform(0, OPENING))
             killed_at = process.kill()
         else:
             assert process.listen(PATIENCE, until=child.OPENED), f"seed {seed}: the state is not opened"
@@ -173,7 +178,3 @@ def newest_call(seed: int, before: Left, left: Left, last: int) -> int | None:
         if keys == left.keys and len(done) == len(left.done) and done == left.done:
             found = number
     return found
-
-
-def database(path: Path) -> str:
-    return f"sqlite:///{path}"

@@ -1,6 +1,8 @@
 """A process that records without leaving its state, says so on its standard output, and then goes one way or another.
 
-leaver.py WAY DSN RUN_ID MAX_DELAY
+    leaver.py WAY RUN_ID MAX_DELAY
+
+The dsn is in its environment.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import signal
 import sys
 import time
 
-from child import RECORDED, report, scope_of, settings_of
+from child import DSN_VARIABLE, RECORDED, report, scope_of, settings_of
 
 from async_task_state import TaskState
 from async_task_state.lifetime import drain
@@ -68,7 +70,8 @@ def abandons(*args) -> None:
         signal.pause()
 
 
-def main(way: str, dsn: str, run_id: str, max_delay: str) -> None:
+def main(way: str, run_id: str, max_delay: str) -> None:
+    dsn = os.environ[DSN_VARIABLE]
     if way == "abandons":
         abandons(dsn, run_id, float(max_delay))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from killing import Left, database, kill_once, take_over
+from killing import Left, kill_once, take_over
 
 KILLS_A_TEST = 25
 LANES = 2
@@ -19,9 +19,9 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="module")
-def history(tmp_path_factory):
+def history(new_dsn):
     """One database for all kills, and what each lane's scope holds at this point."""
-    return database(tmp_path_factory.mktemp("kill") / "state.db"), [Left() for _ in range(LANES)]
+    return new_dsn(), [Left() for _ in range(LANES)]
 
 
 def test_g1_g2_g3_g4_hold_whenever_a_process_is_killed(kills, base_seed, history):
@@ -36,8 +36,8 @@ def test_g1_g2_g3_g4_hold_whenever_a_process_is_killed(kills, base_seed, history
         list(lanes.map(lane, range(LANES)))
 
 
-def test_g1_a_process_killed_while_it_makes_the_database_leaves_one_that_opens(base_seed, tmp_path):
+def test_g1_a_process_killed_while_it_makes_the_database_leaves_one_that_opens(base_seed, new_dsn):
     for kill in range(10):
-        dsn = database(tmp_path / f"{kill}.db")
+        dsn = new_dsn()
         kill_once(dsn, "new", base_seed + kill, Left(), "early")
         take_over(dsn, "new")
