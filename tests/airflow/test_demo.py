@@ -20,13 +20,13 @@ FILES = 2000
 class Demo:
     """A running demo, its lines as they come, and every process it has had."""
 
-    def __init__(self, temporary):
+    def __init__(self, temporary, store):
         self.lines = []
         self.processes = set()
         # Tests that a shell starts in the background ignore it, and so would what they start.
         earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "async_task_state", "demo", "--files", str(FILES)],
+            [sys.executable, "-m", "async_task_state", "demo", "--files", str(FILES), "--store", store],
             env={**os.environ, "TMPDIR": str(temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -76,8 +76,13 @@ class Demo:
 
 
 @pytest.fixture
-def demo(tmp_path):
-    demo = Demo(tmp_path)
+def store():
+    return "sqlite"
+
+
+@pytest.fixture
+def demo(tmp_path, store):
+    demo = Demo(tmp_path, store)
     yield demo
     demo.close()
 
@@ -87,7 +92,8 @@ def figure(name, output):
     return int(measured.replace(",", "")), compared
 
 
-def test_the_demo_shows_what_it_promises(demo, tmp_path):
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_the_demo_shows_what_it_promises(demo, tmp_path, store):
     assert demo.wait() == 0, demo.output
     files, _ = figure("files", demo.output)
     before, _ = figure("done before the kill", demo.output)
@@ -102,13 +108,17 @@ def test_the_demo_shows_what_it_promises(demo, tmp_path):
     assert f"{size:,}" in counted
     assert demo.output.count("  ok\n") == 5
     assert "SIGKILL to the triggerer" in demo.output
+    assert ("the other triggerer" in demo.output) == (store == "postgres")
     assert "\x1b" not in demo.output
     assert list(tmp_path.iterdir()) == []
     assert len(demo.processes) > 8
     assert demo.left == []
 
 
-@pytest.mark.parametrize("when", ["metadata database is up", "durably done"])
+@pytest.mark.parametrize(
+    ("store", "when"),
+    [("sqlite", "metadata database is up"), ("sqlite", "durably done"), ("postgres", "PostgreSQL is up")],
+)
 def test_ctrl_c_leaves_nothing(demo, tmp_path, when):
     demo.read_until(when)
     demo.interrupt()
