@@ -15,35 +15,22 @@ DEFAULT_SCHEMA: Final = "async_task_state"
 CONNECT_SECONDS: Final = 10.0
 
 OUR_OPTIONS: Final = frozenset({"connect_timeout", "pgbouncer", "schema"})
+FILE_OPTIONS: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 LIBPQ_OPTIONS: Final = frozenset(
     {
-        *(
-            "application_name",
-            "database",
-            "dbname",
-            "gsslib",
-            "host",
-            "krbsrvname",
-            "options",
-            "passfile",
-            "password",
-        ),
-        *(
-            "port",
-            "service",
-            "sslcert",
-            "sslcrl",
-            "sslkey",
-            "sslmode",
-            "sslnegotiation",
-            "sslpassword",
-            "sslrootcert",
-        ),
+        *FILE_OPTIONS,
+        *("application_name", "database", "dbname", "gsslib", "host", "krbsrvname", "options", "passfile"),
+        *("password", "port", "service", "sslmode", "sslnegotiation", "sslpassword"),
         *("ssl_max_protocol_version", "ssl_min_protocol_version", "target_session_attrs", "user"),
     }
 )
 """What asyncpg understands as libpq does; anything else it would send to the server as a setting."""
 
+# A % that begins no byte, the byte that no name may have, and what urlsplit() drops in silence.
+_NEVER: Final = re.compile(r"%(?!(?!00)[0-9A-Fa-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]")
+_PORT: Final = r"([0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_HOST: Final = rf"(\[[^][]+\]|/[^][,]*|[^][:,]+)(:{_PORT})?"
+_HOSTS: Final = re.compile(rf"({_HOST}(,{_HOST})*)?", re.ASCII)
 _FORM: Final = (
     "a postgresql dsn is postgresql://user:password@host:5432/database?option=value; in a user, a password or a name"
     " each of : / ? # [ ] @ % is written percent-encoded (@ is %40)"
@@ -78,38 +65,56 @@ class PostgresDsn:
             SettingsError: It is malformed. The message shows nothing that could be a part of a password.
         """
         try:
-            parts = urlsplit(dsn)
-            query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            return cls._read(dsn)
+        except SettingsError as error:
+            problem = str(error)
         except ValueError:
-            raise SettingsError(_FORM) from None
+            problem = _FORM
+        # Raised where neither a variable nor the error that led here holds a password: some tools show them.
+        del dsn
+        raise SettingsError(problem)
+
+    @classmethod
+    def _read(cls, dsn: str) -> PostgresDsn:
+        """What `parse` returns, or a ValueError."""
+        if _NEVER.search(dsn) or "://" not in dsn:
+            raise ValueError
+        parts = urlsplit(dsn)
         if parts.scheme not in ("postgresql", "postgres"):
             raise SettingsError("the dsn names a driver: write postgresql:// without it")
+        strict = bool(parts.query)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=strict, errors="strict"))
         login, at, hosts = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
-        if "@" in login + parts.path + parts.query or parts.fragment or "://" not in dsn:
-            raise SettingsError(_FORM)
-        unknown = query.keys() - OUR_OPTIONS - LIBPQ_OPTIONS
-        if unknown:
-            raise SettingsError(
-                f"[async_task_state] dsn has an unknown option {', '.join(sorted(map(repr, unknown)))}; known are"
-                f" {', '.join(sorted(OUR_OPTIONS | LIBPQ_OPTIONS))}"
-            )
+        # A password that is not encoded ends up elsewhere: before another @, as a port, in the user's name.
+        if "@" in login + parts.path + parts.query or parts.fragment or ":" in unquote(user, errors="strict"):
+            raise ValueError
+        if not all(map(_HOSTS.fullmatch, (hosts, query.get("host", "")))):
+            raise ValueError
+        _check(query, is_secret="password=" in parts.query)
         own = {name: query.pop(name) for name in OUR_OPTIONS & query.keys()}
         secret = query.pop("password", None)
         ssl_password = query.pop("sslpassword", None)
         shown = f"{parts.scheme}://{user}{at}{hosts}{parts.path}"
         return cls(
             address=f"{shown}?{urlencode(query, quote_via=quote)}" if query else shown,
-            schema=_schema(own.get("schema", DEFAULT_SCHEMA)),
-            pgbouncer=_truth(own.get("pgbouncer", "false")),
-            connect_timeout=_seconds(own.get("connect_timeout", str(CONNECT_SECONDS))),
-            password=unquote(password) or secret,
+            schema=own.get("schema", DEFAULT_SCHEMA),
+            pgbouncer=own.get("pgbouncer") == "true",
+            connect_timeout=float(own.get("connect_timeout", CONNECT_SECONDS)),
+            password=unquote(password, errors="strict") or secret,
             ssl_password=ssl_password,
         )
 
     def arguments(self) -> dict[str, Any]:
-        """What `asyncpg.connect` takes."""
+        """What `asyncpg.connect` takes.
+
+        Raises:
+            SettingsError: A file that the dsn names cannot be read.
+        """
         address = self.address
+        for name, path in parse_qsl(urlsplit(address).query):
+            if name in FILE_OPTIONS:
+                _check_file(name, path)
         if self.ssl_password is not None:
             joint = "&" if "?" in address else "?"
             address = f"{address}{joint}sslpassword={quote(self.ssl_password, safe='')}"
@@ -125,24 +130,37 @@ class PostgresDsn:
         }
 
 
-def _schema(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", text) or text.lower().startswith("pg_"):
+def _check(query: dict[str, str], *, is_secret: bool) -> None:
+    """Refuse options that are unknown or not what they must be, without their values."""
+    unknown = sorted(query.keys() - OUR_OPTIONS - LIBPQ_OPTIONS)
+    if unknown:
+        # Behind a password that is not encoded, what looks like an option is a part of it.
+        named = "" if is_secret else f" {', '.join(map(repr, unknown))}"
         raise SettingsError(
-            f"schema={text!r} in [async_task_state] dsn: a schema's name is up to 63 letters, digits and underscores,"
-            " no digit first, and not pg_..."
+            f"[async_task_state] dsn has an unknown option{named}; known are"
+            f" {', '.join(sorted(OUR_OPTIONS | LIBPQ_OPTIONS))}"
         )
-    return text
+    for name, (form, meaning) in _VALUES.items():
+        if name in query and not re.fullmatch(form, query[name], re.ASCII):
+            raise SettingsError(f"{name} in [async_task_state] dsn must be {meaning}")
 
 
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise SettingsError(f"pgbouncer={text!r} in [async_task_state] dsn must be true or false")
-    return text == "true"
+_VALUES: Final = {
+    "schema": (
+        r"(?![Pp][Gg]_)[A-Za-z_]\w{0,62}",
+        "a name of up to 63 letters, digits and underscores, no digit first, and not pg_...",
+    ),
+    "pgbouncer": ("true|false", "true or false"),
+    "connect_timeout": (r"(?!0*(\.0*)?$)\d{1,6}(\.\d*)?", "a number of seconds above 0"),
+    "port": (rf"{_PORT}(,{_PORT})*", "a number up to 65535, or one for each host"),
+}
 
 
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"\d{1,6}(\.\d*)?", text) or not float(text):
+def _check_file(name: str, path: str) -> None:
+    try:
+        with open(path, "rb"):  # noqa: PTH123 - no more than to see if it works
+            pass
+    except OSError as error:
         raise SettingsError(
-            f"connect_timeout={text!r} in [async_task_state] dsn must be a number of seconds above 0"
-        )
-    return float(text)
+            f"{name} in [async_task_state] dsn: the file {path} cannot be read ({error.strerror})"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncpg import InsufficientPrivilegeError
@@ -11,7 +12,7 @@ from async_task_state.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MIGRATIONS", "grants", "prepare", "script"]
+__all__ = ["MIGRATIONS", "forbidden", "grants", "prepare", "script", "version"]
 
 MIGRATIONS: Final = (
     # Ids begin anywhere: a lease of tables that were dropped must not match one of those made in their place.
@@ -47,25 +48,28 @@ LOCK: Final = 0x41545301
 
 
 def script(schema: str, steps: Sequence[str] = MIGRATIONS) -> str:
-    """The SQL that makes everything in a database that has nothing of it.
+    """The SQL that makes the tables or brings them up to date, whatever of them is there; one statement.
 
     Args:
-        schema: Its name.
-        steps: The migrations to make.
+        schema: Where they are.
+        steps: The migrations that there are.
     """
+    name = f'"{schema}"'
     return "\n".join(
         (
-            "BEGIN;",
-            f'CREATE SCHEMA IF NOT EXISTS "{schema}";',
-            *(_step(schema, number, text) for number, text in enumerate(steps, 1)),
-            "COMMIT;\n",
+            "DO $do$ BEGIN",
+            # Every look at what is there comes after this, so that processes may do it at once.
+            f"PERFORM pg_advisory_xact_lock({LOCK});",
+            f"IF to_regnamespace('{name}') IS NULL THEN CREATE SCHEMA {name}; END IF;",
+            *(_step(name, number, text) for number, text in enumerate(steps, 1)),
+            "END $do$;\n",
         )
     )
 
 
 def grants(schema: str, role: str) -> str:
     """The SQL that lets a role use the tables, and not change them."""
-    to = '"' + role.replace('"', '""') + '"'
+    to = _quoted(role)
     return (
         f'GRANT USAGE ON SCHEMA "{schema}" TO {to};\n'
         f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{schema}" TO {to};\n'
@@ -83,43 +87,51 @@ async def prepare(db: Any, schema: str) -> None:
         StoreError: They are newer than this code, or this role may not make them.
     """
     async with db.transaction():
-        version = await _version(db, schema)
-    if version > len(MIGRATIONS):
+        found = await version(db, schema)
+    if found > len(MIGRATIONS):
         raise StoreError(
-            f"the database has schema {version}, this version of async-task-state knows up to {len(MIGRATIONS)}:"
+            f"the database has schema {found}, this version of async-task-state knows up to {len(MIGRATIONS)}:"
             " upgrade async-task-state"
         )
-    if version < len(MIGRATIONS):
+    if found < len(MIGRATIONS):
         try:
-            await _migrate(db, schema)
+            async with db.transaction(isolation="read_committed"):
+                await db.execute(script(schema))
         except InsufficientPrivilegeError as error:
             async with db.transaction():
-                role, database = await db.fetchrow("SELECT current_user::text, current_database()::text")
-            raise StoreError(
-                f"the role {role!r} may not make or change the tables of async-task-state ({error}): let an"
-                f" administrator of the database {database!r} run what `async-task-state init-db --sql` prints, or"
-                f' GRANT CREATE ON DATABASE "{database}" TO "{role}"'
-            ) from None
+                raise StoreError(await forbidden(db, schema, str(error))) from None
 
 
-async def _version(db: Any, schema: str) -> int:
+async def version(db: Any, schema: str) -> int:
+    """Which of the migrations have been made; 0 is none."""
     if await db.fetchval("SELECT to_regclass($1)::oid", f'"{schema}".version') is None:
         return 0
-    version: int = await db.fetchval(f'SELECT version FROM "{schema}".version')  # noqa: S608 - a checked name
-    return version
+    found: int = await db.fetchval(f'SELECT version FROM "{schema}".version')  # noqa: S608 - a checked name
+    return found
 
 
-async def _migrate(db: Any, schema: str) -> None:
-    async with db.transaction(isolation="read_committed"):
-        await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        # Anew, under the lock: another process may have been first.
-        version = await _version(db, schema)
-        if await db.fetchval("SELECT to_regnamespace($1)::oid", f'"{schema}"') is None:
-            await db.execute(f'CREATE SCHEMA "{schema}"')
-        for number, text in enumerate(MIGRATIONS[version:], version + 1):
-            await db.execute(_step(schema, number, text))
+async def forbidden(db: Any, schema: str, why: str) -> str:
+    """What a role is told that may not make or change the tables."""
+    role, database, there = await db.fetchrow(
+        "SELECT current_user::text, current_database()::text, to_regnamespace($1) IS NOT NULL", f'"{schema}"'
+    )
+    on = f'SCHEMA "{schema}"' if there else f'DATABASE "{database}"'
+    return (
+        f"the role {role!r} may not make or change the tables of async-task-state ({why}): let an administrator run"
+        f" in the database {database!r} what `async-task-state init-db --sql --role {quote(role)}` prints, or, where"
+        f" nothing has been made yet, GRANT CREATE ON {on} TO {_quoted(role)}"
+    )
 
 
-def _step(schema: str, number: int, text: str) -> str:
+def _step(name: str, number: int, text: str) -> str:
+    due = (
+        f"to_regclass('{name}.version') IS NULL"
+        if number == 1
+        else f"(SELECT version FROM {name}.version) < {number}"  # noqa: S608 - a checked name
+    )
     update = f"UPDATE {{schema}}.version SET version = {number};"  # noqa: S608 - a number
-    return (text + update).replace("{schema}", f'"{schema}"')
+    return f"IF {due} THEN EXECUTE $step${(text + update).replace('{schema}', name)}$step$; END IF;"
+
+
+def _quoted(role: str) -> str:
+    return '"' + role.replace('"', '""') + '"'
