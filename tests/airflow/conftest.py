@@ -20,8 +20,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def airflow():
-    """A running Airflow with the DAGs of this directory; the modules beside them can be imported everywhere."""
-    dags = [path for path in sorted((HERE / "dags").iterdir()) if path.name != "__pycache__"]
+def dags():
+    """The DAGs of this directory, and the modules beside them, which can then be imported everywhere."""
+    return [path for path in sorted((HERE / "dags").iterdir()) if path.name != "__pycache__"]
+
+
+@pytest.fixture(scope="session")
+def airflow(dags):
+    """A running Airflow."""
     with Sandbox(*dags, report=print) as sandbox:
         yield sandbox

@@ -57,5 +57,5 @@ def test_the_dsn_may_come_from_the_environment(airflow, given):
     environment = {**airflow.environment, **given}
     if "AIRFLOW__ASYNC_TASK_STATE__DSN" not in given:
         del environment["AIRFLOW__ASYNC_TASK_STATE__DSN"]
-    code = "from async_task_state.settings import load_settings; print(repr(load_settings().dsn))"
-    assert run(environment, sys.executable, "-c", code).splitlines()[-1] == repr(DSN)
+    code = "from async_task_state.settings import load_settings; print(str(load_settings().dsn))"
+    assert run(environment, sys.executable, "-c", code).splitlines()[-1] == DSN
