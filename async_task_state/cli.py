@@ -15,7 +15,8 @@ from uuid import UUID
 from rich.text import Text
 
 from async_task_state import cli_views as views
-from async_task_state.cli_check import checks, no_database
+from async_task_state.cli_check import absent, checks, is_postgres, resolved, shown
+from async_task_state.cli_init import init_db, sql
 from async_task_state.cli_watch import WatchView, follow, writing
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.scopes import TaskScope
@@ -25,7 +26,7 @@ from async_task_state.stores import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from async_task_state.settings import Settings
+    from async_task_state.settings import Dsn, Settings
     from async_task_state.stores import ScopeInfo, Snapshot, Store
 
 __all__ = ["main"]
@@ -165,6 +166,16 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         more="Leaves nothing behind; exits with 1 if anything is wrong. As JSON: an object with ok and checks (a list"
         " of objects with check, ok and detail).",
     )
+    init = add(
+        "init-db",
+        _init_db,
+        "make the tables or bring them up to date, for applications that may not",
+        more="As JSON: an object with dsn, tables (made, migrated or there) and role; or with sql.",
+    )
+    init.add_argument("--role", metavar="NAME", help="a role of PostgreSQL that is to use the tables")
+    init.add_argument(
+        "--sql", action="store_true", help="connect to nothing and print the SQL for an administrator"
+    )
     demo = commands.add_parser("demo", help="kill a real Airflow's triggerer half way and see the work go on")
     if with_demo:
         from async_task_state.demo import add_arguments, run  # noqa: PLC0415 - only for those who want it
@@ -181,15 +192,15 @@ class _NotFoundError(AsyncTaskStateError):
 def _list(args: argparse.Namespace) -> int:
     screen = views.Screen()
     dsn, store = _open(args)
-    absent = no_database(dsn)
-    infos = [] if absent else _ask(store, store.scopes(args.dag, args.only_run, args.task))
+    nothing = asyncio.run(absent(dsn))
+    infos = [] if nothing else _ask(store, store.scopes(args.dag, args.only_run, args.task))
     if args.json:
         screen.document([views.info_document(info) for info in infos])
     elif infos:
         screen.show(views.scopes_table(infos, screen))
     if not infos:
         narrowed = args.dag or args.only_run or args.task
-        screen.note(absent or ("no state matches" if narrowed else "no state is stored yet"))
+        screen.note(nothing or ("no state matches" if narrowed else "no state is stored yet"))
     return OK
 
 
@@ -208,6 +219,8 @@ def _watch(args: argparse.Namespace) -> int:
     screen = views.Screen()
     view = WatchView(_scope(args), args.total, args.work)
     dsn, store = _open(args)
+    if is_postgres(dsn) and (nothing := asyncio.run(absent(dsn))):
+        raise _NotFoundError(nothing)
     with writing(screen, as_json=args.json) as write:
         _ask(store, follow(dsn, store, view, write, interval=args.interval, until=args.until))
     return OK
@@ -250,10 +263,10 @@ def _confirmed(screen: views.Screen, question: str) -> bool:
 def _purge(args: argparse.Namespace) -> int:
     screen = views.Screen()
     dsn, store = _open(args, retention=_settings().default_retention)
-    absent = no_database(dsn)
-    if absent:
-        screen.note(absent)
-    purged = 0 if absent else _ask(store, store.purge())
+    nothing = asyncio.run(absent(dsn))
+    if nothing:
+        screen.note(nothing)
+    purged = 0 if nothing else _ask(store, store.purge())
     if args.json:
         screen.document({"purged": purged})
     else:
@@ -275,9 +288,33 @@ def _check(args: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
+def _init_db(args: argparse.Namespace) -> int:
+    screen = views.Screen()
+    dsn = _dsn(args)
+    if args.sql:
+        script = sql(dsn, args.role)
+        if args.json:
+            screen.document({"sql": script})
+        else:
+            sys.stdout.write(script)
+        return OK
+    made = asyncio.run(init_db(dsn, args.role))
+    if args.json:
+        screen.document({"dsn": shown(dsn), "tables": made.word, "role": args.role})
+    else:
+        screen.show(Text(views.plain(made.line)))
+    return OK
+
+
 def _open(args: argparse.Namespace, *, retention: float | None = None) -> tuple[str, Store]:
-    dsn = _settings().dsn if args.dsn is None else args.dsn
+    dsn = _dsn(args)
     return dsn, open_store(dsn, default_retention=retention)
+
+
+def _dsn(args: argparse.Namespace) -> Dsn:
+    dsn = _settings().dsn if args.dsn is None else args.dsn
+    with _stdout_is_ours():
+        return resolved(dsn)
 
 
 def _settings() -> Settings:
@@ -295,8 +332,8 @@ def _scope(args: argparse.Namespace) -> TaskScope:
 
 
 async def _find(dsn: str, store: Store, scope: TaskScope) -> tuple[ScopeInfo, Snapshot]:
-    if absent := no_database(dsn):
-        raise _NotFoundError(absent)
+    if nothing := await absent(dsn):
+        raise _NotFoundError(nothing)
     snapshot = await store.read(scope)
     infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
     info = next((info for info in infos if info.scope == scope), None)

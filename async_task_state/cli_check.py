@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
 from async_task_state.scopes import TaskScope
-from async_task_state.settings import SECTION, Settings, check_executor, load_settings
+from async_task_state.settings import SECTION, Dsn, Settings, check_executor, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Check", "checks", "no_database"]
+__all__ = ["Check", "absent", "checks", "is_postgres", "no_database", "resolved", "shown"]
 
 SCOPE: Final = TaskScope("async-task-state", "check", "check")
 
@@ -44,21 +44,40 @@ def checks(dsn: str | None) -> Iterator[Check]:
     """
     settings = _check("settings", _settings)
     yield settings
-    if dsn is None:
-        if not settings.ok:
-            return
-        dsn = load_settings().dsn
-    known = _check("dsn", lambda: _dsn(dsn))
+    if dsn is None and not settings.ok:
+        return
+    named = load_settings().dsn if dsn is None else dsn
+    known = _check("dsn", lambda: _dsn(named))
     yield known
     if not known.ok:
         return
+    dsn = resolved(named)
     yield _check("executor", lambda: _executor(dsn))
     if dsn.startswith("sqlite:"):
         directory = _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
         yield directory
         if not directory.ok:
             return
+    for found in _of_postgres(dsn) if is_postgres(dsn) else ():
+        yield found
+        if not found.ok:
+            return
     yield _check("store", lambda: asyncio.run(_store(dsn)))
+
+
+def is_postgres(dsn: str) -> bool:
+    """Whether a dsn is one of PostgreSQL's."""
+    return dsn.startswith(("postgresql:", "postgres:"))
+
+
+async def absent(dsn: str) -> str | None:
+    """What to say instead of making a database or tables for somebody who only looks."""
+    if not is_postgres(dsn):
+        return no_database(dsn)
+    from async_task_state.cli_postgres import not_ready  # noqa: PLC0415 - for PostgreSQL only
+    from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
+
+    return await not_ready(PostgresDsn.parse(dsn))
 
 
 def no_database(dsn: str) -> str | None:
@@ -91,19 +110,42 @@ def _settings() -> str:
     return ", ".join(f"{name} {getattr(settings, name):,.10g}" for name in known if name != "dsn")
 
 
-def _dsn(dsn: str) -> str:
+def resolved(dsn: str) -> Dsn:
+    """The dsn itself, or the one of the Airflow connection that it names."""
+    if not dsn.startswith("conn_id:"):
+        return Dsn(dsn)
+    from async_task_state.connections import resolved_here  # noqa: PLC0415 - with what keeps state, so only when asked
+
+    return Dsn(resolved_here(dsn))
+
+
+def _dsn(named: str) -> str:
+    dsn = resolved(named)
     open_store(dsn)
     if dsn.startswith("memory:"):
         raise SettingsError(
             "memory: forgets everything when its process ends and is for tests: set [async_task_state] dsn to"
             " sqlite:/// and the absolute path of a file"
         )
-    return shown(dsn)
+    return f"{shown(dsn)} of the connection {named.partition(':')[2]}" if named != dsn else shown(dsn)
 
 
 def shown(dsn: str) -> str:
-    """A dsn that may be printed: whole if its kind has no password, else the kind alone."""
+    """A dsn that may be printed: without its password."""
+    if is_postgres(dsn):
+        from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415 - for PostgreSQL only
+
+        return PostgresDsn.parse(dsn).address
     return dsn if dsn.startswith(("sqlite:", "memory:")) else f"{dsn.partition(':')[0]}:..."
+
+
+def _of_postgres(dsn: str) -> Iterator[Check]:
+    from async_task_state.cli_postgres import describe_server, describe_tables  # noqa: PLC0415 - for PostgreSQL only
+    from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
+
+    parsed = PostgresDsn.parse(dsn)
+    yield _check("server", lambda: asyncio.run(describe_server(parsed)))
+    yield _check("tables", lambda: asyncio.run(describe_tables(parsed)))
 
 
 def _executor(dsn: str) -> str:
@@ -136,8 +178,8 @@ async def _directory(database: Path) -> str:
 
 async def _store(dsn: str) -> str:
     """Commit on a lease that nobody was given: it goes all the way and changes nothing."""
-    if absent := no_database(dsn):
-        return f"{absent}: it is made on first use"
+    if nothing := await absent(dsn):
+        return nothing if is_postgres(dsn) else f"{nothing}: it is made on first use"
     store = open_store(dsn)
     try:
         await store.commit([Batch(Lease(SCOPE, -1, 0, 0))])

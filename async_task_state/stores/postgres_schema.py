@@ -12,7 +12,7 @@ from async_task_state.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MIGRATIONS", "forbidden", "grants", "prepare", "script", "version"]
+__all__ = ["MIGRATIONS", "check_server", "forbidden", "grants", "make", "prepare", "script", "version"]
 
 MIGRATIONS: Final = (
     # Ids begin anywhere: a lease of tables that were dropped must not match one of those made in their place.
@@ -42,6 +42,8 @@ CREATE INDEX entry_expires_at ON {schema}.entry (expires_at) WHERE expires_at IS
 """,
 )
 """What leads from each version to the next. One that was released is never changed."""
+
+OLDEST_SERVER: Final = 12
 
 LOCK: Final = 0x41545301
 """Of `pg_advisory_xact_lock`: whoever makes or changes tables holds it."""
@@ -76,6 +78,22 @@ def grants(schema: str, role: str) -> str:
     )
 
 
+def check_server(db: Any) -> None:
+    """Refuse a server or a database that could not keep every state.
+
+    Raises:
+        StoreError: It is too old, or its encoding cannot hold every text.
+    """
+    major, encoding = db.get_server_version().major, db.get_settings().server_encoding
+    if major < OLDEST_SERVER:
+        raise StoreError(f"this is PostgreSQL {major}, and it must be {OLDEST_SERVER} or later")
+    if encoding != "UTF8":
+        raise StoreError(
+            f"the encoding of the database is {encoding}, and it must be UTF8: CREATE DATABASE ... TEMPLATE template0"
+            " ENCODING 'UTF8'"
+        )
+
+
 async def prepare(db: Any, schema: str) -> None:
     """Make the tables, or bring them up to date; many processes may do so at once.
 
@@ -86,6 +104,7 @@ async def prepare(db: Any, schema: str) -> None:
     Raises:
         StoreError: They are newer than this code, or this role may not make them.
     """
+    check_server(db)
     async with db.transaction():
         found = await version(db, schema)
     if found > len(MIGRATIONS):
@@ -94,12 +113,32 @@ async def prepare(db: Any, schema: str) -> None:
             " upgrade async-task-state"
         )
     if found < len(MIGRATIONS):
-        try:
-            async with db.transaction(isolation="read_committed"):
-                await db.execute(script(schema))
-        except InsufficientPrivilegeError as error:
-            async with db.transaction():
-                raise StoreError(await forbidden(db, schema, str(error))) from None
+        await make(db, schema)
+
+
+async def make(db: Any, schema: str, *, keep: bool = True) -> None:
+    """Run the script.
+
+    Args:
+        db: As above.
+        schema: As above.
+        keep: Whether what it makes is to stay, or was only to be tried.
+
+    Raises:
+        StoreError: This role may not.
+    """
+    transaction = db.transaction(isolation="read_committed")
+    await transaction.start()
+    try:
+        await db.execute(script(schema))
+    except InsufficientPrivilegeError as error:
+        why = str(error)
+    else:
+        await (transaction.commit() if keep else transaction.rollback())
+        return
+    await transaction.rollback()
+    async with db.transaction():
+        raise StoreError(await forbidden(db, schema, why))
 
 
 async def version(db: Any, schema: str) -> int:
@@ -119,7 +158,7 @@ async def forbidden(db: Any, schema: str, why: str) -> str:
     return (
         f"the role {role!r} may not make or change the tables of async-task-state ({why}): let an administrator run"
         f" in the database {database!r} what `async-task-state init-db --sql --role {quote(role)}` prints, or, where"
-        f" nothing has been made yet, GRANT CREATE ON {on} TO {_quoted(role)}"
+        f" there are no tables yet, GRANT CREATE ON {on} TO {_quoted(role)}"
     )
 
 

@@ -1,0 +1,120 @@
+"""What the command line asks of PostgreSQL itself: is it fit, are the tables there; and to make them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from async_task_state.errors import AsyncTaskStateError, StoreError
+from async_task_state.stores.postgres_errors import explained
+from async_task_state.stores.postgres_schema import (
+    MIGRATIONS,
+    check_server,
+    forbidden,
+    grants,
+    make,
+    prepare,
+    version,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from async_task_state.stores.postgres_dsn import PostgresDsn
+
+__all__ = ["describe_server", "describe_tables", "init", "not_ready"]
+
+COMMAND_SECONDS: Final = 20.0
+CLOSE_SECONDS: Final = 2.0
+_TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError, ValueError)
+
+_MISSING: Final = """
+SELECT privilege || ' ON ' || name AS what, current_user::text AS role
+FROM unnest(ARRAY['scope', 'entry']) AS name, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+WHERE NOT has_table_privilege(format('%I.%I', $1::text, name), privilege)"""
+
+_OWNS: Final = (
+    "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = format('%I.entry', $1::text)::regclass"
+)
+
+
+async def not_ready(dsn: PostgresDsn) -> str | None:
+    """What to say instead of making or changing tables for somebody who only looks: perhaps as the wrong role."""
+    async with _connected(dsn) as db, db.transaction():
+        found = await version(db, dsn.schema)
+    if not found:
+        return f"there are no tables yet in schema {dsn.schema}: they are made on first use, or by init-db"
+    if found < len(MIGRATIONS):
+        return (
+            f"the tables in schema {dsn.schema} are of version {found}: they are brought to {len(MIGRATIONS)} on first"
+            " use, or by init-db"
+        )
+    return None
+
+
+async def init(dsn: PostgresDsn, role: str | None) -> tuple[int, int]:
+    """Make the tables or bring them up to date, and let a role use them; their version before and after."""
+    async with _connected(dsn) as db:
+        async with db.transaction():
+            before = await version(db, dsn.schema)
+        await prepare(db, dsn.schema)
+        if role is not None:
+            await db.execute(grants(dsn.schema, role))
+        return before, max(before, len(MIGRATIONS))
+
+
+async def describe_server(dsn: PostgresDsn) -> str:
+    """Which one answers; a StoreError where it does not, or would lose what is saved."""
+    async with _connected(dsn) as db, db.transaction():
+        check_server(db)
+        number, role, *risks = await db.fetchrow(
+            "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text,"
+            " current_setting('fsync'), current_setting('synchronous_commit')"
+        )
+    for name, value in zip(("fsync", "synchronous_commit"), risks, strict=True):
+        if value == "off":
+            raise StoreError(
+                f"{name} is off, so a crash of the server would lose what was saved: set it to on"
+            )
+    return f"PostgreSQL {number} answers, as role {role}"
+
+
+async def describe_tables(dsn: PostgresDsn) -> str:
+    """What to know of them; a StoreError where this role may not make, change or use them."""
+    schema = dsn.schema
+    async with _connected(dsn) as db:
+        async with db.transaction():
+            found = await version(db, schema)
+            missing = await db.fetch(_MISSING, schema) if found else []
+            if 0 < found < len(MIGRATIONS) and not await db.fetchval(_OWNS, schema):
+                raise StoreError(await forbidden(db, schema, "it does not own them"))
+        if not found:
+            await make(db, schema, keep=False)
+            return f"none yet in schema {schema}, where this role may make them"
+    if missing:
+        role = missing[0]["role"]
+        raise StoreError(
+            f"the role {role!r} may not {', '.join(row['what'] for row in missing)}: let an administrator run"
+            f" {' '.join(grants(schema, role).split())}"
+        )
+    return f"schema {schema}, version {found}"
+
+
+@asynccontextmanager
+async def _connected(dsn: PostgresDsn) -> AsyncIterator[Any]:
+    """A connection of one command; behind a pooler each transaction may be on another one of the server's."""
+    try:
+        db = await asyncpg.connect(**dsn.arguments(), command_timeout=COMMAND_SECONDS)
+        try:
+            yield db
+            await db.close(timeout=CLOSE_SECONDS)
+        finally:
+            db.terminate()
+    except AsyncTaskStateError:
+        raise
+    except _TROUBLE as error:
+        # Without the driver's own traceback: its frames hold the password.
+        raise explained(error, dsn.schema) from None
