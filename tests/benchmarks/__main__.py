@@ -59,8 +59,8 @@ def table(lines: list[Line], repeat: int) -> Table:
             f"{shown(median(line.ours))} {line.unit}",
             f"{shown(median(line.theirs))} ({line.peer})" if line.theirs else "",
             {"": "", "ratio": f"{shown(line.value)} x", "difference": f"{line.value:+.3g}"}[line.compare],
-            f"{SIGNS[line.test]} {shown(line.target)}",
-            "yes" if line.met else "[bold red]no",
+            "" if line.target is None else f"{SIGNS[line.test]} {shown(line.target)}",
+            "" if line.target is None else "yes" if line.met else "[bold red]no",
             f"{shown(min(line.values))} to {shown(max(line.values))}",
         )
     return made

@@ -44,7 +44,7 @@ class Line:
         what: Is measured.
         unit: Of it.
         ours: A value a repetition.
-        target: What the median of `values` is compared with.
+        target: What the median of `values` is compared with; None where the number is only to be known.
         test: How.
         peer: What ours is compared with.
         theirs: Its values, each measured next to ours.
@@ -55,8 +55,8 @@ class Line:
     what: str
     unit: str
     ours: list[float]
-    target: float
-    test: Literal[">=", "<=", "<"]
+    target: float | None = None
+    test: Literal[">=", "<=", "<", ""] = ""
     peer: str = ""
     theirs: list[float] | None = None
     compare: Literal["", "ratio", "difference"] = ""
@@ -77,12 +77,18 @@ class Line:
 
     @property
     def met(self) -> bool:
+        if self.target is None:
+            return True
         if self.test == ">=":
             return self.value >= self.target
         return self.value < self.target or (self.test == "<=" and self.value == self.target)
 
 
 def state_in(file: Path, task_id: str = "task") -> TaskState:
-    """A handle on a state in an SQLite file, with the default settings and without Airflow's config."""
-    dsn = f"sqlite:///{file}"
+    """A handle on a state in an SQLite file."""
+    return state_at(f"sqlite:///{file}", task_id)
+
+
+def state_at(dsn: str, task_id: str = "task") -> TaskState:
+    """A handle on a state, with the default settings and without Airflow's config."""
     return TaskState(TaskScope("benchmark", "run", task_id), store=dsn, settings=Settings(dsn=dsn))

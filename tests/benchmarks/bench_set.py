@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiosqlite
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from async_task_state import TaskState
+
 STATES = 64
 FULL = 2
 
@@ -25,7 +28,7 @@ def one_set(plan: Plan) -> list[Line]:
     calls = plan.scaled(2000)
     for _ in range(plan.repeat):
         theirs.append(anyio.run(aiosqlite_rate, plan.new_file(), calls))
-        ours.append(anyio.run(set_rate, plan.new_file(), calls))
+        ours.append(anyio.run(set_rate, state_in(plan.new_file()), calls))
         shutdown()
     return [
         Line(
@@ -46,7 +49,7 @@ def many_sets(plan: Plan) -> list[Line]:
     calls = plan.scaled(200)
     for _ in range(plan.repeat):
         theirs.append(anyio.run(langgraph_rate, plan.new_file(), calls // 4 + 1))
-        ours.append(anyio.run(sets_rate, plan.new_file(), calls))
+        ours.append(anyio.run(sets_rate, partial(state_in, plan.new_file()), STATES, calls))
         shutdown()
     return [
         Line(
@@ -62,8 +65,8 @@ def many_sets(plan: Plan) -> list[Line]:
     ]
 
 
-async def set_rate(file: Path, calls: int) -> float:
-    async with state_in(file) as state:
+async def set_rate(state: TaskState, calls: int) -> float:
+    async with state:
         started = time.perf_counter()
         for i in range(calls):
             await state.set("n", i)
@@ -85,13 +88,13 @@ async def aiosqlite_rate(file: Path, calls: int) -> float:
         return calls / (time.perf_counter() - started)
 
 
-async def sets_rate(file: Path, calls: int) -> float:
+async def sets_rate(make_state: Callable[[str], TaskState], states: int, calls: int) -> float:
     @asynccontextmanager
     async def setter(number: int) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
-        async with state_in(file, f"task-{number}") as state:
+        async with make_state(f"task-{number}") as state:
             yield lambda i: state.set("n", i)
 
-    return await rate_at_once(setter, calls)
+    return await rate_at_once(setter, states, calls)
 
 
 async def langgraph_rate(file: Path, calls: int) -> float:
@@ -111,7 +114,7 @@ async def langgraph_rate(file: Path, calls: int) -> float:
             checkpoint = empty_checkpoint()
             yield lambda i: saver.aput(config, {**checkpoint, "channel_values": {"n": i}}, {}, {})
 
-        return await rate_at_once(setter, calls)
+        return await rate_at_once(setter, STATES, calls)
 
 
 async def check_pragmas(db: aiosqlite.Connection) -> None:
@@ -123,8 +126,8 @@ async def check_pragmas(db: aiosqlite.Connection) -> None:
             raise AssertionError(f"{pragma} is {found}")
 
 
-async def rate_at_once(setter, calls: int) -> float:
-    """How many calls a second `STATES` tasks make together, each awaiting one before its next."""
+async def rate_at_once(setter, setters: int, calls: int) -> float:
+    """How many calls a second so many tasks make together, each awaiting one before its next."""
     opened = 0
     started = 0.0
     start = anyio.Event()
@@ -133,7 +136,7 @@ async def rate_at_once(setter, calls: int) -> float:
         nonlocal opened, started
         async with setter(number) as put:
             opened += 1
-            if opened == STATES:
+            if opened == setters:
                 started = time.perf_counter()
                 start.set()
             await start.wait()
@@ -143,6 +146,6 @@ async def rate_at_once(setter, calls: int) -> float:
 
     ended: list[float] = []
     async with anyio.create_task_group() as group:
-        for number in range(STATES):
+        for number in range(setters):
             group.start_soon(one, number)
-    return STATES * calls / (max(ended) - started)
+    return setters * calls / (max(ended) - started)

@@ -10,7 +10,15 @@ from bench_all import BENCHMARKS
 from bench_measure import Plan
 
 # Those that need a running Airflow, or a peer that only the benchmark group installs.
-LARGE = {"airflow", *(() if find_spec("langgraph") else ("sets",))}
+LARGE = {
+    "airflow",
+    *(() if find_spec("langgraph") else ("sets",)),
+    *(
+        ()
+        if find_spec("langgraph") and find_spec("psycopg_pool") and find_spec("dbos")
+        else ("postgres-sets",)
+    ),
+}
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - LARGE))
