@@ -70,16 +70,21 @@ async def describe_server(dsn: PostgresDsn) -> str:
     """Which one answers; a StoreError where it does not, or would lose what is saved."""
     async with _connected(dsn) as db, db.transaction():
         check_server(db)
-        number, role, *risks = await db.fetchrow(
-            "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text,"
+        number, role, pid, *risks = await db.fetchrow(
+            "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text, pg_backend_pid(),"
             " current_setting('fsync'), current_setting('synchronous_commit')"
         )
+        # A pooler cannot say which of its connections a client may cancel, so it makes a number up.
+        is_pooled = pid != db.get_server_pid()
     for name, value in zip(("fsync", "synchronous_commit"), risks, strict=True):
         if value == "off":
             raise StoreError(
                 f"{name} is off, so a crash of the server would lose what was saved: set it to on"
             )
-    return f"PostgreSQL {number} answers, as role {role}"
+    answers = f"PostgreSQL {number} answers, as role {role}"
+    if dsn.pgbouncer or not is_pooled:
+        return answers
+    return f"{answers}, through a pooler: if it pools transactions, add ?pgbouncer=true to the dsn"
 
 
 async def describe_tables(dsn: PostgresDsn) -> str:
