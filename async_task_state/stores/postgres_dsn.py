@@ -86,12 +86,14 @@ class PostgresDsn:
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=strict, errors="strict"))
         login, at, hosts = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
-        # A password that is not encoded ends up elsewhere: before another @, as a port, in the user's name.
-        if "@" in login + parts.path + parts.query or parts.fragment or ":" in unquote(user, errors="strict"):
+        # Where a password ends up that is not encoded, or is together with what is around it.
+        if "@" in login + unquote(hosts + parts.path, errors="strict") + parts.query or parts.fragment:
+            raise ValueError
+        if ":" in unquote(user, errors="strict"):
             raise ValueError
         if not all(map(_HOSTS.fullmatch, (hosts, query.get("host", "")))):
             raise ValueError
-        _check(query, is_secret="password=" in parts.query)
+        _check(query, is_secret="password=" in parts.query or (not at and ":" in hosts))
         own = {name: query.pop(name) for name in OUR_OPTIONS & query.keys()}
         secret = query.pop("password", None)
         ssl_password = query.pop("sslpassword", None)
@@ -134,7 +136,7 @@ def _check(query: dict[str, str], *, is_secret: bool) -> None:
     """Refuse options that are unknown or not what they must be, without their values."""
     unknown = sorted(query.keys() - OUR_OPTIONS - LIBPQ_OPTIONS)
     if unknown:
-        # Behind a password that is not encoded, what looks like an option is a part of it.
+        # Behind a password that is not encoded, what looks like an option may be a part of it.
         named = "" if is_secret else f" {', '.join(map(repr, unknown))}"
         raise SettingsError(
             f"[async_task_state] dsn has an unknown option{named}; known are"

@@ -116,6 +116,8 @@ def test_g8_what_keeps_tls_from_coming_about_is_said_and_not_tried_again(dsn, op
 
 
 def test_g8_a_server_without_tls_is_refused_where_the_dsn_asks_for_it(postgres):
+    if postgres.query("SHOW ssl")[0][0] == "on":
+        pytest.skip("this server has TLS")
     with pytest.raises(StoreError, match="rejected SSL upgrade"):
         use(postgres.dsn(sslmode="require"))
 
