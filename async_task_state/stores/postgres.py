@@ -22,6 +22,7 @@ from async_task_state.stores.postgres_errors import explained
 from async_task_state.stores.postgres_schema import prepare
 from async_task_state.stores.postgres_sql import (
     BEGIN,
+    LONGEST,
     ROWS_A_STATEMENT,
     Statements,
     Upserts,
@@ -44,7 +45,10 @@ IDLE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
 
 # What the driver, TLS and the network raise.
-_TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError, ValueError)
+_TROUBLE: Final = (
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+    *(OSError, asyncio.TimeoutError, ValueError),
+)
 
 
 class PostgresStore:
@@ -57,7 +61,7 @@ class PostgresStore:
 
     def __init__(self, dsn: PostgresDsn, *, default_retention: float | None = None) -> None:
         self._dsn = dsn
-        self._default_retention = default_retention
+        self._default_retention = None if default_retention is None else min(default_retention, LONGEST)
         self._sql = Statements(dsn.schema)
         self._turn = asyncio.Lock()
         self._db: Any = None
@@ -70,15 +74,16 @@ class PostgresStore:
     async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
         """See `Store.acquire`."""
         async with self._use() as db:
-            taken = await self._all(db, self._sql.acquire, *_key_of(scope), attempt)
-            if not taken:
-                stored = await self._all(db, self._sql.attempt, *_key_of(scope))
-                if not stored:
-                    raise StoreUnavailableError("the scope was purged while it was opened; trying again")
-                raise StaleAttemptError(stale_attempt(scope, attempt or 0, stored[0][0]))
+            taken: list[Any] = []
+            while not taken:
+                stored, epoch = await self._newest(db, scope)
+                if attempt is not None and attempt < stored:
+                    raise StaleAttemptError(stale_attempt(scope, attempt, stored))
+                # From nobody but who was seen to hold it: a call that was lost must not take it from who came since.
+                taken = await self._all(db, self._sql.acquire, *_key_of(scope), attempt, epoch)
             lease = Lease(scope, *taken[0])
             # A statement of its own, for one sees nothing that was committed while it waited for a lock.
-            entries = await self._all(db, self._sql.entries, lease.scope_id)
+            entries = await self._all(db, self._sql.entries, lease.scope_id) if epoch else []
         return Snapshot(lease, dict(entries))
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
@@ -152,21 +157,22 @@ class PostgresStore:
         """Make a transaction of batches, without those that are fenced."""
         fenced: list[Lease] = []
         while part:
-            ids = [batch.lease.scope_id for batch in part]
-            numbers = [lease_number(batch.lease) for batch in part]
+            leases = [batch.lease for batch in part]
+            ids, numbers = [lease.scope_id for lease in leases], [lease_number(lease) for lease in leases]
             self._doubtful += zip(ids, numbers, strict=True)
             all_held, untouched = await self._write(db, part, ids, numbers)
-            del self._doubtful[-len(part) :]
             if all_held:
+                del self._doubtful[-len(part) :]
                 if untouched:
                     await self._all(db, self._sql.touch, ids)
                 break
             newest = dict(await self._all(db, self._sql.leases, ids))
-            held = [batch for batch in part if newest.get(batch.lease.scope_id) == lease_number(batch.lease)]
-            if len(held) == len(part):
+            stale = {lease for lease in leases if newest.get(lease.scope_id) != lease_number(lease)}
+            if not stale:
                 raise StoreUnavailableError("a lease was refused that is its scope's newest; trying again")
-            fenced += [batch.lease for batch in part if batch not in held]
-            part = held
+            del self._doubtful[-len(part) :]
+            fenced += stale
+            part = [batch for batch in part if batch.lease not in stale]
         return fenced
 
     async def _write(
@@ -209,6 +215,11 @@ class PostgresStore:
             # A statement of its own: it sees what was saved before the rows were locked.
             return bool(_count(await db.execute(self._sql.forget, ids)))
 
+    async def _newest(self, db: Any, scope: TaskScope) -> tuple[int, int]:
+        """The scope's attempt and epoch; zeros where nobody has ever held it."""
+        rows = await self._all(db, self._sql.newest, *_key_of(scope))
+        return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
     async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
         """The rows that a statement in a transaction of its own returns."""
         # Behind a pooler it must be prepared and executed on one server connection.
@@ -236,8 +247,9 @@ class PostgresStore:
                 # Cancelled: the server may be busy with it yet.
                 self._drop()
                 raise
-            if self._db is not None:
-                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._begin_to_close)
+            finally:
+                if self._db is not None:
+                    self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._begin_to_close)
 
     async def _connect(self) -> Any:
         db = None

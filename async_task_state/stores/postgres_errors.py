@@ -23,6 +23,7 @@ PASSING: Final = (
     "57",  # shut down, crashed, cancelled
     "58",  # its disk
 )
+DATA: Final = "22"
 POOLED: Final = ("26000", "42P05")
 FORBIDDEN: Final = "42501"
 
@@ -44,7 +45,7 @@ def _of_client(error: Exception) -> AsyncTaskStateError:
         return SettingsError(f"[async_task_state] dsn: {error}")
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return StoreUnavailableError(f"no host of [async_task_state] dsn is what it asks for: {error}")
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return StoreError(
             f"no TLS connection to PostgreSQL: {error}; see sslmode and sslrootcert in [async_task_state] dsn"
         )
@@ -59,6 +60,9 @@ def _of_client(error: Exception) -> AsyncTaskStateError:
 def _of_server(error: asyncpg.PostgresError, schema: str) -> StoreError:
     # Not str(error): its detail shows the row.
     code, text = error.sqlstate or "", error.args[0] if error.args else ""
+    if code.startswith(DATA):
+        # Its text shows the value.
+        return StoreError(f"PostgreSQL says {code}: it cannot keep a value or a name that it was given")
     if code.startswith(PASSING):
         return StoreUnavailableError(f"PostgreSQL says {code}: {text}")
     if code == FORBIDDEN:

@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
     from async_task_state.stores import Batch, Lease
 
-__all__ = ["BEGIN", "FOREVER", "ROWS_A_STATEMENT", "Statements", "Upserts", "lease_number", "parts"]
+__all__ = [
+    "BEGIN",
+    "FOREVER",
+    "LONGEST",
+    "ROWS_A_STATEMENT",
+    "Statements",
+    "Upserts",
+    "lease_number",
+    "parts",
+]
 
 ROWS_A_STATEMENT: Final = 1000
 """More are slower: measured at 100, 1,000 and 10,000."""
@@ -90,18 +99,19 @@ class Statements:
             "UPDATE {schema}.scope AS s SET retry = $3 FROM ("
             "SELECT id FROM {schema}.scope JOIN unnest($1::bigint[], $2::bigint[]) AS lost (scope_id, lease)"
             f" ON id = lost.scope_id AND {_LEASE} = lost.lease ORDER BY id FOR UPDATE OF scope) AS held"
-            " WHERE s.id = held.id"
+            " WHERE s.id = held.id AND s.retry < $3"
         )
-        # A key column is among those set so that the row is locked FOR UPDATE before it is looked at.
+        # A key column is among those set so that the row is locked FOR UPDATE before it is looked at. An epoch that
+        # nobody has, 0, is for a scope that is not there.
         self.acquire = sql(
             "INSERT INTO {schema}.scope AS s"
             " (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
             " VALUES ($1, $2, $3, $4, $5, coalesce($6::integer, 1), 1, now())"
             " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
             " attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, retry = 0, touched_at = now()"
-            " WHERE s.attempt <= coalesce($6, s.attempt) RETURNING id, attempt, epoch"
+            " WHERE s.epoch = $7 RETURNING id, attempt, epoch"
         )
-        self.attempt = sql(f"SELECT attempt FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
+        self.newest = sql(f"SELECT attempt, epoch FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
         self.entries = sql(
             f"SELECT key, value FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE} ORDER BY key"
         )
@@ -124,11 +134,11 @@ class Statements:
             f" WHERE expires_at <= {_NOW} LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED)"
             " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
         )
-        idle = f"touched_at <= {_NOW} - make_interval(secs => $2)"
+        idle = f"touched_at <= {_NOW} - make_interval(secs => $2) - {TOUCH}"
         self.purge_idle = sql(
             "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.scope JOIN {schema}.entry ON scope_id = id"
             f" WHERE {idle} AND expires_at IS NULL AND starts_with(key, $3)"
-            f" LIMIT {ROWS_A_STATEMENT} FOR UPDATE OF entry SKIP LOCKED)"
+            f" LIMIT {ROWS_A_STATEMENT} FOR UPDATE OF scope, entry SKIP LOCKED)"
             " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
         )
         empty = "NOT EXISTS (SELECT FROM {schema}.entry WHERE scope_id = id)"

@@ -1,0 +1,170 @@
+"""A TCP proxy on 127.0.0.1 that holds bytes back, either way, and cuts connections."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+REQUESTS, ANSWERS = "requests", "answers"
+
+
+class End(asyncio.Protocol):
+    """One end of a connection: what it receives is for the other end, once nothing holds it back.
+
+    Args:
+        line: The connection.
+        kind: What it receives.
+    """
+
+    def __init__(self, line: Line, kind: str) -> None:
+        self.line, self.kind = line, kind
+        self.transport = None
+        self.bytes = b""
+        self.ended = self.passed_end = False
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.line.pass_on()
+
+    def data_received(self, data):
+        self.bytes += data
+        self.line.watch(self)
+        self.line.pass_on()
+
+    def connection_lost(self, error):
+        self.ended = True
+        if self is self.line.server:
+            self.line.over.set()
+        self.line.pass_on()
+
+    def pass_on(self, other: End) -> None:
+        if self.kind in self.line.held or other.transport is None or other.ended:
+            return
+        if self.bytes:
+            data, self.bytes = self.bytes, b""
+            other.transport.write(data)
+        if self.ended and not self.passed_end:
+            # The other side may have more to say, and its end is how a test knows that the server is through.
+            self.passed_end = True
+            other.transport.write_eof()
+
+
+class Line:
+    """A connection that goes through a proxy.
+
+    Attributes:
+        held: What does not pass at present, of `REQUESTS` and `ANSWERS`.
+        over: The server has come to the end of it.
+    """
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.held: set[str] = set()
+        self.over = asyncio.Event()
+        self.client, self.server = End(self, REQUESTS), End(self, ANSWERS)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether something is held back at present."""
+        return any(end.bytes and end.kind in self.held for end in (self.client, self.server))
+
+    def hold(self, *kinds: str) -> None:
+        self.held.update(kinds)
+
+    def release(self) -> None:
+        self.held.clear()
+        self.pass_on()
+
+    def cut(self) -> None:
+        """End the client's side; what the server has yet to get, it gets."""
+        self.client.transport.abort()
+
+    def pass_on(self) -> None:
+        self.client.pass_on(self.server)
+        self.server.pass_on(self.client)
+
+    def watch(self, end: End) -> None:
+        if end is self.client:
+            self.proxy.look_at(self, end.bytes)
+
+
+class Proxy:
+    """Stands before a server, in the event loop that enters it.
+
+    Args:
+        dsn: The server's; `dsn` is the same by way of the proxy.
+
+    Attributes:
+        lines: The connections that were made.
+        silent: New connections are accepted and nothing of them passes.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        parts = urlsplit(dsn)
+        self._to = (parts.hostname, parts.port)
+        self._parts = parts
+        self.lines: list[Line] = []
+        self.silent = False
+        self._trap: list | None = None
+
+    async def __aenter__(self) -> Proxy:  # noqa: PYI034 - nobody derives from it
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, "127.0.0.1", 0)
+        self._connecting: set[asyncio.Task] = set()
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._server.close()
+        for line in self.lines:
+            for end in (line.client, line.server):
+                if end.transport is not None:
+                    end.transport.abort()
+        await asyncio.gather(*self._connecting)
+        await self._server.wait_closed()
+
+    @property
+    def dsn(self) -> str:
+        login = self._parts.netloc.rpartition("@")[0]
+        port = self._server.sockets[0].getsockname()[1]
+        return self._parts._replace(netloc=f"{login}@127.0.0.1:{port}").geturl()
+
+    @property
+    def line(self) -> Line:
+        """The newest connection."""
+        return self.lines[-1]
+
+    def catch(self, marker: bytes, kind: str, number: int = 1) -> asyncio.Future[Line]:
+        """The line on which a request with `marker` in it comes, the first or a later one; hold it, or its answers."""
+        caught: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
+        self._trap = [marker, kind, number, caught]
+        return caught
+
+    def look_at(self, line: Line, request: bytes) -> None:
+        if self._trap is None or self._trap[0] not in request:
+            return
+        self._trap[2] -= 1
+        if not self._trap[2]:
+            _, kind, _, caught = self._trap
+            self._trap = None
+            line.hold(kind)
+            caught.set_result(line)
+
+    def cut(self) -> None:
+        for line in self.lines:
+            line.cut()
+
+    def _accept(self) -> End:
+        line = Line(self)
+        if self.silent:
+            line.hold(REQUESTS, ANSWERS)
+        self.lines.append(line)
+        task = asyncio.get_running_loop().create_task(self._connect(line))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return line.client
+
+    async def _connect(self, line: Line) -> None:
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: line.server, *self._to)
+        except OSError:
+            line.client.transport.abort()
