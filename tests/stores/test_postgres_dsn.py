@@ -198,8 +198,10 @@ def ways(password):
     yield f"postgresql://{quote(f'user:{password}')}@host/db"
     yield f"postgresql://{quote(f'user:{password}@host', safe='')}/db"
     yield f"postgresql://{quote(f'user:{password}@host/db', safe='')}"
-    yield f"postgresql://user:{password}"
-    yield f"postgresql://user:{password}/db"
+    if "@" not in password:
+        # What follows an @ would be a host, as good as any.
+        yield f"postgresql://user:{password}"
+        yield f"postgresql://user:{password}/db"
     yield f"postgresql://user@host/db?password={password}"
     yield f"postgresql://user@host/db?sslpassword={password}&x=y"
     yield f"postgresql://user:{password}@host/db?unknown=option"
