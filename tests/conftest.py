@@ -15,8 +15,11 @@ from async_task_state.settings import check_executor, load_settings
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=200, help="how often tests/faults kills a process")
-    parser.addoption("--seed", type=int, help="the seed of the first of them; random when not given")
+    parser.addoption(
+        "--kills", type=int, default=200, help="how often tests/faults kills a process, each store"
+    )
+    parser.addoption("--chaos-seconds", type=float, default=60, help="how long tests/faults kills a server")
+    parser.addoption("--seed", type=int, help="the seed of the first kill; random when not given")
 
 
 def pytest_configure(config):
