@@ -69,7 +69,6 @@ async def init(dsn: PostgresDsn, role: str | None) -> tuple[int, int]:
 async def describe_server(dsn: PostgresDsn) -> str:
     """Which one answers; a StoreError where it does not, or would lose what is saved."""
     async with _connected(dsn) as db, db.transaction():
-        check_server(db)
         number, role, pid, *risks = await db.fetchrow(
             "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text, pg_backend_pid(),"
             " current_setting('fsync'), current_setting('synchronous_commit')"
@@ -114,6 +113,7 @@ async def _connected(dsn: PostgresDsn) -> AsyncIterator[Any]:
     try:
         db = await asyncpg.connect(**dsn.arguments(), command_timeout=COMMAND_SECONDS)
         try:
+            check_server(db)
             yield db
             await db.close(timeout=CLOSE_SECONDS)
         finally:

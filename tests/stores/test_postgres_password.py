@@ -29,11 +29,18 @@ from async_task_state import (
     cli,
 )
 from async_task_state.lifetime import writer_for
+from async_task_state.settings import load_settings
 from async_task_state.stores import open_store
 from async_task_state.stores.postgres_dsn import PostgresDsn
 
 OURS = str(Path(async_task_state.__file__).parent)
 SCOPE = TaskScope("dag", "run", "task")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _airflow():
+    """It logs for ever to what is stderr when it is imported, which must not be one test's."""
+    load_settings()
 
 
 @pytest.fixture(scope="module")
