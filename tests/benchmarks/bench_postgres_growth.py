@@ -27,18 +27,16 @@ def growth(plan: Plan) -> list[Line]:
         dsn = postgres.dsn()
         for _ in range(plan.repeat):
             for states in random.sample(STATES, len(STATES)):
-                calls = max(2, plan.scaled(SETS) // states)
+                calls = max(5, plan.scaled(SETS) // states)
                 at_once = plan.scaled(states)
                 by_states[states].append(1e6 / asyncio.run(sets_rate(partial(state_at, dsn), at_once, calls)))
             for size in random.sample(KILOBYTES, len(KILOBYTES)):
                 by_size[size].append(asyncio.run(microseconds(dsn, size, plan.scaled(CALLS))))
         shutdown()
-    what = "PostgreSQL, a durable set"
+    what = "PostgreSQL, set durable"
     return [
         *(
-            Line(
-                f"{what}: {states:,} states at once", "us", measured, note=NOTE if states == STATES[0] else ""
-            )
+            Line(f"{what}: {states:,} at once", "us", measured, note=NOTE if states == STATES[0] else "")
             for states, measured in by_states.items()
         ),
         *(Line(f"{what}: one state, {size} KB", "us", measured) for size, measured in by_size.items()),
