@@ -60,9 +60,10 @@ def script(schema: str, steps: Sequence[str] = MIGRATIONS) -> str:
     return "\n".join(
         (
             "DO $do$ BEGIN",
-            # Every look at what is there comes after this, so that processes may do it at once.
+            # Every look at what is there comes after this, so that processes may do it at once; the first is a query,
+            # for what is cached of the catalog may be from before.
             f"PERFORM pg_advisory_xact_lock({LOCK});",
-            f"IF to_regnamespace('{name}') IS NULL THEN CREATE SCHEMA {name}; END IF;",
+            f"IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{schema}') THEN CREATE SCHEMA {name}; END IF;",
             *(_step(name, number, text) for number, text in enumerate(steps, 1)),
             "END $do$;\n",
         )

@@ -13,6 +13,7 @@ from pgbouncer import PgBouncer
 from async_task_state import StoreError, TaskScope, cli
 from async_task_state.lifetime import drain
 from async_task_state.stores import Batch, open_store
+from async_task_state.stores.postgres_schema import LOCK, script
 from async_task_state.testing import StoreConformance
 
 STORES = 8
@@ -117,6 +118,27 @@ async def test_g8_a_pooler_that_the_dsn_does_not_mention_is_named(make_state, ma
     await asyncio.to_thread(drain)
     async with make_state(store=dsn, read_only=True) as seen:
         assert await seen.get_all() == {"a": 1, "b": 2}
+
+
+@pytest.mark.asyncio
+async def test_tables_that_another_makes_meanwhile_are_taken_as_they_are(make_dsn, postgres):
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND NOT granted"
+    administrator = await asyncpg.connect(postgres.address)
+    # On a connection that has made tables before, and remembers what it saw.
+    stores = [open_store(make_dsn(pgbouncer="true")) for _ in range(2)]
+    try:
+        await stores[0].scopes()
+        async with administrator.transaction():
+            await administrator.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            listing = asyncio.create_task(stores[1].scopes())
+            while not (await asyncio.to_thread(postgres.query, waits, LOCK))[0][0]:
+                pass
+            await administrator.execute(script(postgres.schemas[-1]))
+        assert await listing == []
+    finally:
+        await administrator.close()
+        for store in stores:
+            await store.close()
 
 
 @pytest.mark.usefixtures("_settings_read_anew")
