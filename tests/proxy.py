@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 REQUESTS, ANSWERS = "requests", "answers"
@@ -46,7 +47,8 @@ class End(asyncio.Protocol):
         if self.ended and not self.passed_end:
             # The other side may have more to say, and its end is how a test knows that the server is through.
             self.passed_end = True
-            other.transport.write_eof()
+            with suppress(OSError):
+                other.transport.write_eof()
 
 
 class Line:
@@ -61,6 +63,7 @@ class Line:
         self.proxy = proxy
         self.held: set[str] = set()
         self.over = asyncio.Event()
+        self._next: tuple[int, tuple[str, ...]] | None = None
         self.client, self.server = End(self, REQUESTS), End(self, ANSWERS)
 
     @property
@@ -68,11 +71,21 @@ class Line:
         """Whether something is held back at present."""
         return any(end.bytes and end.kind in self.held for end in (self.client, self.server))
 
-    def hold(self, *kinds: str) -> None:
-        self.held.update(kinds)
+    @property
+    def tampered(self) -> bool:
+        """Whether the client may yet notice that something is held back."""
+        return not self.client.ended and bool(self.held or self._next)
+
+    def hold(self, *kinds: str, after: int = 0) -> None:
+        """Hold everything of these kinds from now on, or once some more requests have passed."""
+        if after:
+            self._next = (after, kinds)
+        else:
+            self.held.update(kinds)
 
     def release(self) -> None:
         self.held.clear()
+        self._next = None
         self.pass_on()
 
     def cut(self) -> None:
@@ -84,8 +97,14 @@ class Line:
         self.server.pass_on(self.client)
 
     def watch(self, end: End) -> None:
-        if end is self.client:
-            self.proxy.look_at(self, end.bytes)
+        if end is not self.client:
+            return
+        self.proxy.look_at(self, end.bytes)
+        if self._next is not None:
+            after, kinds = self._next
+            if not after:
+                self.held.update(kinds)
+            self._next = (after - 1, kinds) if after else None
 
 
 class Proxy:
