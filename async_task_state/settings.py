@@ -40,10 +40,14 @@ class Dsn(str):
 
     __slots__ = ()
 
+    @property
+    def kind(self) -> str:
+        """What stands before its first colon."""
+        return self.partition(":")[0]
+
     def __repr__(self) -> str:
         """Nothing that could be a part of a password."""
-        kind = self.partition(":")[0]
-        return f"<Dsn {kind}:...>" if kind.isidentifier() else "<Dsn>"
+        return f"<Dsn {self.kind}:...>" if self.kind.isidentifier() else "<Dsn>"
 
 
 @dataclass(frozen=True, slots=True)

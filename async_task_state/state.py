@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import checkpoint as give_turn
 
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
 from async_task_state.errors import (
@@ -23,6 +21,7 @@ from async_task_state.errors import (
 from async_task_state.pending import Stats
 from async_task_state.scopes import MAX_NUMBER, TaskScope, running_task
 from async_task_state.settings import Dsn, check_executor, check_seconds, load_settings, retention_seconds
+from async_task_state.waiting import give_turn, turn_is_due
 from async_task_state.work import WorkSet
 
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["TaskState", "task_state"]
 
 log = logging.getLogger(__name__)
-
-TURN_SECONDS: Final = 0.005
-"""How long a loop of checkpoints may go on before the event loop gets a turn."""
 
 _opened: ContextVar[tuple[TaskState, ...]] = ContextVar("async_task_state_opened", default=())
 
@@ -143,7 +139,6 @@ class TaskState:
         self._snapshot: Snapshot | None = None
         self._resumed = False
         self._works: dict[str, WorkSet] = {}
-        self._turn = 0.0
 
     def __repr__(self) -> str:
         return f"<TaskState {self._scope} {'open' if self._depth else 'closed'}>"
@@ -179,7 +174,6 @@ class TaskState:
                     self._scope, self._wanted_attempt, self._max_delay
                 )
         self._depth = 1
-        self._turn = time.monotonic()
         _opened.set((*_open_here(), self))
         return self
 
@@ -377,14 +371,13 @@ class TaskState:
 
     def _must_pause(self, pending: Pending) -> bool:
         """After a call that does not wait: whether the caller is faster than the store, or than its loop."""
-        return pending.full or time.monotonic() - self._turn > TURN_SECONDS
+        return pending.full or turn_is_due()
 
     async def _pause(self, pending: Pending) -> None:
         if pending.full:
             await pending.flush()
         else:
             await give_turn()
-            self._turn = time.monotonic()
 
     def _entered(self) -> None:
         if self._pending is None and not (self._read_only and self._depth):

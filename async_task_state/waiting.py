@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Waiter", "wake"]
+__all__ = ["Waiter", "give_turn", "turn_is_due", "wake"]
+
+TURN_SECONDS: Final = 0.005
+"""How long calls that do not wait may go on before their event loop gets a turn."""
+
+
+class _Turns(threading.local):
+    last = 0.0
+
+
+_turns = _Turns()
+"""When the event loop of each thread last got one."""
 
 
 class Waiter:
@@ -36,6 +49,17 @@ class Waiter:
         if self.error is not None:
             raise self.error
         return self.result
+
+
+def turn_is_due() -> bool:
+    """Whether the loop of this thread has had no turn for so long that a caller should give it one."""
+    return time.monotonic() - _turns.last > TURN_SECONDS
+
+
+async def give_turn() -> None:
+    """Let everything else on this event loop run once."""
+    await checkpoint()
+    _turns.last = time.monotonic()
 
 
 def wake(waiters: Iterable[Waiter]) -> None:

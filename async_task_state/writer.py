@@ -14,6 +14,7 @@ import logging
 import random
 import threading
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 5.0
 FOREVER: Final = float("inf")
+SCOPES_AT_ONCE: Final = 1000
 
 
 class Writer:
@@ -57,6 +59,7 @@ class Writer:
         # In order, and each once: a step that an alarm cut short is taken again.
         self._queue: dict[Pending, None] = {}
         self._due = FOREVER
+        self._round = 0
         self._not_before = 0.0
         self._retry_after = FIRST_RETRY_SECONDS
         self._saving: list[Flight] = []
@@ -181,7 +184,7 @@ class Writer:
         self._started.set()
         try:
             while not self._stopping:
-                wake_at = max(self._next_due(), self._not_before)
+                wake_at = max(0 if self._round else self._next_due(), self._not_before)
                 if wake_at > time.monotonic():
                     await self._sleep_until(wake_at)
                 else:
@@ -228,13 +231,21 @@ class Writer:
                 alarm.cancel()
 
     def _take(self) -> list[Flight]:
+        """Swap out what a thousand scopes have pending, of all that were in the queue when this round began.
+
+        More at once would keep others from the GIL, and what it makes would grow old enough to cost the garbage
+        collector a walk through everything.
+        """
         with self._gate:
-            queue, self._queue = self._queue, {}
+            self._round = self._round or len(self._queue)
+            taken = list(islice(self._queue, min(self._round, SCOPES_AT_ONCE)))
+            for pending in taken:
+                del self._queue[pending]
+            self._round -= len(taken)
             # Until then nobody need ring who is in no hurry: the thread looks at the queue by itself.
             self._due = time.monotonic() + self._settings.max_delay * FLUSH_AT
-        # Outside the gate: a recording thread holds its own lock when it comes to the gate. Once each: a call that
-        # was interrupted comes to it twice.
-        self._saving = [pending.take() for pending in dict.fromkeys(queue)]
+        # Outside the gate: a recording thread holds its own lock when it comes to the gate.
+        self._saving = [pending.take() for pending in taken]
         return self._saving
 
     async def _save(self, flights: list[Flight]) -> None:
@@ -268,6 +279,7 @@ class Writer:
         for flight in flights:
             flight.pending.put_back()
         self._saving = []
+        self._round = 0
         self._not_before = time.monotonic() + self._retry_after * random.uniform(0.5, 1)  # noqa: S311 - jitter
         self._retry_after = min(self._retry_after * 2, LAST_RETRY_SECONDS)
         self.hurry()

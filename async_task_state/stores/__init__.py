@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from async_task_state.errors import SettingsError
+from async_task_state.settings import Dsn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -58,7 +59,7 @@ class Snapshot:
     entries: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """What one holder wants changed, all of it or nothing; an empty one asks if the lease still counts.
 
@@ -148,11 +149,13 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
         SettingsError: The dsn is malformed or of an unknown kind. The message shows the kind only, for a dsn may
             hold a password.
     """
-    scheme, colon, rest = dsn.partition(":")
+    # Nothing here is shown that holds a password, to a tool that shows variables either.
+    dsn = Dsn(dsn)
+    scheme, colon = dsn.kind, ":" in dsn
     if scheme == "memory" and colon:
         from async_task_state.stores.memory import MemoryStore  # noqa: PLC0415 - one store is loaded, not all
 
-        return MemoryStore.shared(rest, default_retention=default_retention)
+        return MemoryStore.shared(dsn.partition(":")[2], default_retention=default_retention)
     if scheme == "sqlite" and colon:
         from async_task_state.stores.sqlite import SQLiteStore  # noqa: PLC0415 - one store is loaded, not all
 

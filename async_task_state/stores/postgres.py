@@ -24,8 +24,10 @@ from async_task_state.stores.postgres_sql import (
     BEGIN,
     LONGEST,
     ROWS_A_STATEMENT,
+    Rows,
     Statements,
-    Upserts,
+    array_of,
+    joined,
     lease_number,
     parts,
 )
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
-OLDEST_SERVER: Final = 12
 COMMAND_SECONDS: Final = 20.0
 """How long the server may take to answer before the connection counts as lost."""
 IDLE_SECONDS: Final = 60.0
@@ -68,7 +69,7 @@ class PostgresStore:
         self._idle: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
-        self._doubtful: list[tuple[int, int]] = []
+        self._doubtful: list[tuple[list[int], list[int]]] = []
         self._retry = 0
 
     async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
@@ -122,7 +123,7 @@ class PostgresStore:
             if row is None:
                 return None
             await db.execute(self._sql.reset, row[0])
-            return _count(await db.execute(self._sql.clear, [row[0]]))
+            return _count(await db.execute(self._sql.clear, array_of([row[0]])))
 
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
@@ -159,18 +160,18 @@ class PostgresStore:
         while part:
             leases = [batch.lease for batch in part]
             ids, numbers = [lease.scope_id for lease in leases], [lease_number(lease) for lease in leases]
-            self._doubtful += zip(ids, numbers, strict=True)
+            self._doubtful.append((ids, numbers))
             all_held, untouched = await self._write(db, part, ids, numbers)
             if all_held:
-                del self._doubtful[-len(part) :]
+                self._doubtful.pop()
                 if untouched:
-                    await self._all(db, self._sql.touch, ids)
+                    await self._all(db, self._sql.touch, array_of(ids))
                 break
-            newest = dict(await self._all(db, self._sql.leases, ids))
+            newest = dict(await self._all(db, self._sql.leases, array_of(ids)))
             stale = {lease for lease in leases if newest.get(lease.scope_id) != lease_number(lease)}
             if not stale:
                 raise StoreUnavailableError("a lease was refused that is its scope's newest; trying again")
-            del self._doubtful[-len(part) :]
+            self._doubtful.pop()
             fenced += stale
             part = [batch for batch in part if batch.lease not in stale]
         return fenced
@@ -179,33 +180,33 @@ class PostgresStore:
         self, db: Any, part: list[Batch], ids: list[int], numbers: list[int]
     ) -> tuple[bool, bool]:
         """Write batches if all of their leases are held; whether they are, and whether a scope needs a touch."""
-        rows = Upserts.of(part)
-        cleared = [batch.lease.scope_id for batch in part if batch.cleared]
-        gone = [
-            (batch.lease.scope_id, key)
-            for batch in part
-            for key, (value, _) in batch.changes.items()
-            if value is None
-        ]
-        if not cleared and not gone and len(rows.ids) <= ROWS_A_STATEMENT:
-            [answer] = await self._all(db, self._sql.save, ids, numbers, self._retry, *rows.arguments())
+        rows = Rows.of(part)
+        if rows.are_upserts and len(part) == 1:
+            lease = part[0].lease
+            own = (lease.scope_id, lease.attempt, lease.epoch, self._retry)
+            found = await self._all(db, self._sql.save_one, *own, *rows.arguments())
+            answer = found[0] if found else (False, False)
+        elif rows.are_upserts:
+            fence = (array_of(ids), array_of(numbers), self._retry)
+            own_ids = None if rows.ids == ids else array_of(rows.ids)
+            [answer] = await self._all(db, self._sql.save, *fence, own_ids, *rows.arguments())
         else:
             async with _transaction(db):
-                answer = await db.fetchrow(self._sql.fence, ids, numbers, self._retry)
-                if answer["all_held"]:
-                    await db.execute(self._sql.clear, cleared)
+                answer = await db.fetchrow(self._sql.fence, array_of(ids), array_of(numbers), self._retry)
+                if answer[0]:
+                    await db.execute(self._sql.clear, array_of(rows.cleared))
                     for start in range(0, len(rows.ids), ROWS_A_STATEMENT):
-                        await db.execute(self._sql.upsert, *rows.arguments(start))
-                    await db.execute(self._sql.delete, [scope for scope, _ in gone], [key for _, key in gone])
-        return answer["all_held"], answer["untouched"]
+                        some = array_of(rows.ids[start : start + ROWS_A_STATEMENT])
+                        await db.execute(self._sql.upsert, some, *rows.arguments(start))
+                    await db.execute(self._sql.delete, array_of(rows.gone_ids), *joined(rows.gone_keys))
+        return answer[0], answer[1]
 
     async def _fence_the_lost(self, db: Any) -> None:
         """Keep what a lost connection may still do from being done: its statements say an older `retry`."""
         self._retry += 1
-        lost = sorted(set(self._doubtful))
+        lost = sorted({lease for ids, numbers in self._doubtful for lease in zip(ids, numbers, strict=True)})
         for start in range(0, len(lost), ROWS_A_STATEMENT):
-            some = lost[start : start + ROWS_A_STATEMENT]
-            ids, numbers = [scope for scope, _ in some], [number for _, number in some]
+            ids, numbers = map(array_of, zip(*lost[start : start + ROWS_A_STATEMENT], strict=True))
             await self._all(db, self._sql.fence_lost, ids, numbers, self._retry)
         self._doubtful.clear()
 
@@ -213,7 +214,7 @@ class PostgresStore:
         async with self._use() as db, _transaction(db):
             ids = [row[0] for row in await db.fetch(self._sql.idle, now, self._default_retention)]
             # A statement of its own: it sees what was saved before the rows were locked.
-            return bool(_count(await db.execute(self._sql.forget, ids)))
+            return bool(_count(await db.execute(self._sql.forget, array_of(ids))))
 
     async def _newest(self, db: Any, scope: TaskScope) -> tuple[int, int]:
         """The scope's attempt and epoch; zeros where nobody has ever held it."""
@@ -255,16 +256,17 @@ class PostgresStore:
         db = None
         try:
             db = await asyncpg.connect(**self._dsn.arguments(), command_timeout=COMMAND_SECONDS)
-            _check_server(db)
             await prepare(db, self._dsn.schema)
         except BaseException as error:
             if db is not None:
                 db.terminate()
-            if isinstance(error, _TROUBLE):
-                # Without the driver's own traceback: its frames hold the password.
-                raise explained(error, self._dsn.schema) from None
-            raise
-        return db
+            if isinstance(error, AsyncTaskStateError) or not isinstance(error, _TROUBLE):
+                raise
+            trouble = explained(error, self._dsn.schema)
+        else:
+            return db
+        # Not from within: the driver's own frames hold the password.
+        raise trouble
 
     def _drop(self) -> None:
         db, self._db = self._db, None
@@ -286,13 +288,6 @@ async def _transaction(db: Any) -> AsyncIterator[None]:
     await db.execute(BEGIN)
     yield
     await db.execute("COMMIT")
-
-
-def _check_server(db: Any) -> None:
-    if db.get_server_version().major < OLDEST_SERVER or db.get_settings().server_encoding != "UTF8":
-        raise StoreError(
-            f"PostgreSQL must be {OLDEST_SERVER} or later, and the encoding of the database UTF8"
-        )
 
 
 def _key_of(scope: TaskScope) -> tuple[str, str, str, int, str]:

@@ -14,7 +14,6 @@ __all__ = ["explained"]
 # Classes of SQLSTATE, and single ones.
 PASSING: Final = (
     "08",  # the connection
-    "25006",  # a standby, until it is promoted or the dsn's next host is asked
     "25P03",  # idle in a transaction, as a process that was frozen is
     "40",  # serialization, deadlock
     "42P01",  # the tables were dropped: connecting again makes them
@@ -23,6 +22,8 @@ PASSING: Final = (
     "57",  # shut down, crashed, cancelled
     "58",  # its disk
 )
+READ_ONLY: Final = "25006"
+"""A standby, until it is promoted or the dsn's next host is asked."""
 DATA: Final = "22"
 POOLED: Final = ("26000", "42P05")
 FORBIDDEN: Final = "42501"
@@ -45,7 +46,8 @@ def _of_client(error: Exception) -> AsyncTaskStateError:
         return SettingsError(f"[async_task_state] dsn: {error}")
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return StoreUnavailableError(f"no host of [async_task_state] dsn is what it asks for: {error}")
-    if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+    cut = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    if (isinstance(error, ssl.SSLError) and not cut) or "rejected SSL upgrade" in str(error):
         return StoreError(
             f"no TLS connection to PostgreSQL: {error}; see sslmode and sslrootcert in [async_task_state] dsn"
         )
@@ -63,6 +65,11 @@ def _of_server(error: asyncpg.PostgresError, schema: str) -> StoreError:
     if code.startswith(DATA):
         # Its text shows the value.
         return StoreError(f"PostgreSQL says {code}: it cannot keep a value or a name that it was given")
+    if code == READ_ONLY:
+        return StoreUnavailableError(
+            f"PostgreSQL says {code}: {text}; where [async_task_state] dsn names several hosts, add"
+            " ?target_session_attrs=read-write"
+        )
     if code.startswith(PASSING):
         return StoreUnavailableError(f"PostgreSQL says {code}: {text}")
     if code == FORBIDDEN:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from async_task_state.stores import Batch, Lease
 
 __all__ = [
     "BEGIN",
-    "FOREVER",
     "LONGEST",
     "ROWS_A_STATEMENT",
+    "Rows",
     "Statements",
-    "Upserts",
+    "array_of",
+    "joined",
     "lease_number",
     "parts",
 ]
@@ -42,25 +45,49 @@ _NOW: Final = "coalesce(to_timestamp($1), now())"
 # KEY SHARE is enough against whoever takes a lease, for that one locks FOR UPDATE. It is one comparison of arrays,
 # for at 1,000 scopes a join costs more than all the locks.
 _FENCE: Final = f"""
-WITH locked AS MATERIALIZED (
+WITH sent AS MATERIALIZED (
+    SELECT $1::text::bigint[] AS ids, $2::text::bigint[] AS leases
+), locked AS MATERIALIZED (
     SELECT id, {_LEASE} AS lease, retry, touched_at FROM {{schema}}.scope
-    WHERE id = ANY($1::bigint[]) ORDER BY id FOR KEY SHARE
+    WHERE id = ANY((SELECT ids FROM sent)::bigint[]) ORDER BY id FOR KEY SHARE
 ), good AS MATERIALIZED (
-    SELECT coalesce(array_agg(id) = $1::bigint[] AND array_agg(lease) = $2::bigint[] AND max(retry) <= $3::integer, false)
-        AS all_held, coalesce(min(touched_at) < now() - {TOUCH}, false) AS untouched
+    SELECT coalesce(min(touched_at) < now() - {TOUCH}, false) AS untouched, coalesce(max(retry) <= $3::integer
+        AND array_agg(id) = (SELECT ids FROM sent) AND array_agg(lease) = (SELECT leases FROM sent), false) AS all_held
     FROM locked
 )"""
+# The same for one scope.
+_FENCE_ONE: Final = f"""
+WITH good AS MATERIALIZED (
+    SELECT touched_at < now() - {TOUCH} AS untouched, true AS all_held FROM {{schema}}.scope
+    WHERE id = $1 AND attempt = $2 AND epoch = $3 AND retry <= $4 FOR KEY SHARE
+)"""
+_ANSWER: Final = "SELECT all_held, untouched FROM good"
 
-# An expiry moves in steps of a hundredth of the retention, for a row whose indexed column changed is not updated in
-# place. A retention is the default one, $7, where the array of others, $8, is too short to have one.
-_UPSERT: Final = f"""
+
+def _upsert(ids: str, first: int, where: str = "") -> str:
+    """The upsert of columns of rows, each a text: parameters from `first` on.
+
+    They are keys, values, the common retention, other retentions, and the mark between keys and between values. An
+    expiry moves in steps of a hundredth of the retention, for a row whose indexed column changed is not updated in
+    place. A row's retention is the common one where the array of others is too short to have it.
+
+    Args:
+        ids: An array of the rows' scopes, or the one scope of all.
+        first: The number of the first of the parameters.
+        where: Whether to do it.
+    """
+    keys, values, kept, others, mark = (f"${number}" for number in range(first, first + 5))
+    columns = f"string_to_array({keys}, {mark}), string_to_array({values}, {mark}), {others}::text::float8[]"
+    rows = f"unnest({columns}) AS rows (key, value, other)"
+    if ids.endswith("[]"):
+        rows, ids = f"unnest({ids}, {columns}) AS rows (id, key, value, other)", "id"
+    return f"""
 INSERT INTO {{schema}}.entry (scope_id, key, value, updated_at, expires_at)
-SELECT c.scope_id, c.key, c.value, now(), CASE WHEN c.kept < '{FOREVER}' THEN
+SELECT c.id, c.key, c.value, now(), CASE WHEN c.kept < 'inf' THEN
     to_timestamp(ceil((moment.now + c.kept) / (c.kept / 100)) * (c.kept / 100)) END
-FROM (SELECT date_part('epoch', now()) AS now) AS moment, (
-    SELECT scope_id, key, value, coalesce(own, $7::float8) AS kept
-    FROM unnest($4::bigint[], $5::text[], $6::text[], $8::float8[]) AS rows (scope_id, key, value, own)
-) AS c {{where}}
+FROM (SELECT date_part('epoch', now()) AS now) AS moment,
+    (SELECT {ids} AS id, key, value, coalesce(other, {kept}::float8) AS kept FROM {rows}) AS c
+{where}
 ON CONFLICT (scope_id, key) DO UPDATE
 SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"""
 
@@ -76,28 +103,26 @@ class Statements:
         def sql(text: str) -> str:
             return text.replace("{schema}", f'"{schema}"')
 
-        self.fence = sql(f"{_FENCE} SELECT all_held, untouched FROM good")
-        self.save = sql(
-            f"{_FENCE}, saved AS ({_UPSERT.replace('{where}', 'WHERE (SELECT all_held FROM good)')})"
-            " SELECT all_held, untouched FROM good"
-        )
-        renumbered = _UPSERT.replace("{where}", "")
-        for number in range(4, 9):
-            renumbered = renumbered.replace(f"${number}", f"${number - 3}")
-        self.upsert = sql(renumbered)
-        self.clear = sql("DELETE FROM {schema}.entry WHERE scope_id = ANY($1::bigint[])")
+        self.fence = sql(f"{_FENCE} {_ANSWER}")
+        if_held = "WHERE (SELECT all_held FROM good)"
+        ids = "coalesce($4::text::bigint[], (SELECT ids FROM sent))::bigint[]"
+        self.save = sql(f"{_FENCE}, saved AS ({_upsert(ids, 5, if_held)}) {_ANSWER}")
+        self.save_one = sql(f"{_FENCE_ONE}, saved AS ({_upsert('$1::bigint', 5, if_held)}) {_ANSWER}")
+        self.upsert = sql(_upsert("$1::text::bigint[]", 2))
+        self.clear = sql("DELETE FROM {schema}.entry WHERE scope_id = ANY($1::text::bigint[])")
         self.delete = sql(
-            "DELETE FROM {schema}.entry AS e USING unnest($1::bigint[], $2::text[]) AS gone (scope_id, key)"
+            "DELETE FROM {schema}.entry AS e"
+            " USING unnest($1::text::bigint[], string_to_array($2, $3)) AS gone (scope_id, key)"
             " WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
         )
         self.touch = sql(
             "UPDATE {schema}.scope SET touched_at = now() WHERE id IN (SELECT id FROM {schema}.scope"
-            f" WHERE id = ANY($1::bigint[]) AND touched_at < now() - {TOUCH} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
+            f" WHERE id = ANY($1::text::bigint[]) AND touched_at < now() - {TOUCH} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
         )
-        self.leases = sql(f"SELECT id, {_LEASE} FROM {{schema}}.scope WHERE id = ANY($1::bigint[])")
+        self.leases = sql(f"SELECT id, {_LEASE} FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[])")
         self.fence_lost = sql(
             "UPDATE {schema}.scope AS s SET retry = $3 FROM ("
-            "SELECT id FROM {schema}.scope JOIN unnest($1::bigint[], $2::bigint[]) AS lost (scope_id, lease)"
+            "SELECT id FROM {schema}.scope JOIN unnest($1::text::bigint[], $2::text::bigint[]) AS lost (scope_id, lease)"
             f" ON id = lost.scope_id AND {_LEASE} = lost.lease ORDER BY id FOR UPDATE OF scope) AS held"
             " WHERE s.id = held.id AND s.retry < $3"
         )
@@ -146,7 +171,7 @@ class Statements:
             f"SELECT id FROM {{schema}}.scope WHERE {idle} AND {empty}"
             f" ORDER BY id LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED"
         )
-        self.forget = sql(f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::bigint[]) AND {empty}")
+        self.forget = sql(f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[]) AND {empty}")
 
 
 def lease_number(lease: Lease) -> int:
@@ -169,33 +194,64 @@ def parts(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
         yield part
 
 
-class Upserts(NamedTuple):
-    """What is to be set, in the order in which every process locks rows: a column each."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What batches change, in the order in which every process locks rows: a column each."""
 
-    ids: list[int]
-    keys: list[str]
-    values: list[str]
-    kept: list[float]
+    ids: list[int] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
+    gone_ids: list[int] = field(default_factory=list)
+    gone_keys: list[str] = field(default_factory=list)
+    cleared: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, part: Sequence[Batch]) -> Upserts:
-        """The rows of batches in the order of their scopes."""
-        rows = cls([], [], [], [])
+    def of(cls, part: Sequence[Batch]) -> Rows:
+        """The rows of batches that are in the order of their scopes."""
+        rows = cls()
         for batch in part:
             scope_id, changes = batch.lease.scope_id, batch.changes
+            if batch.cleared:
+                rows.cleared.append(scope_id)
             for key in sorted(changes) if len(changes) > 1 else changes:
                 value, retention = changes[key]
-                if value is not None:
+                if value is None:
+                    rows.gone_ids.append(scope_id)
+                    rows.gone_keys.append(key)
+                else:
                     rows.ids.append(scope_id)
                     rows.keys.append(key)
                     rows.values.append(value)
                     rows.kept.append(FOREVER if retention is None or retention > LONGEST else retention)
         return rows
 
-    def arguments(self, start: int = 0) -> tuple[list[int], list[str], list[str], float, list[float]]:
-        """What the upsert of 1,000 rows takes: an array less where all are kept equally long, as they mostly are."""
+    @property
+    def are_upserts(self) -> bool:
+        """Whether one upsert does it all."""
+        return not self.cleared and not self.gone_ids and len(self.ids) <= ROWS_A_STATEMENT
+
+    def arguments(self, start: int = 0) -> tuple[str, str, float, str, str]:
+        """What the upsert of 1,000 rows takes, after the ids: no other retentions where all are alike."""
         some = slice(start, start + ROWS_A_STATEMENT)
         kept = self.kept[some]
         alike = len(set(kept)) <= 1
-        default = kept[0] if alike and kept else FOREVER
-        return self.ids[some], self.keys[some], self.values[some], default, [] if alike else kept
+        keys, values, mark = joined(self.keys[some], self.values[some])
+        return keys, values, kept[0] if alike and kept else FOREVER, "{}" if alike else array_of(kept), mark
+
+
+def array_of(numbers: Iterable[float]) -> str:
+    """Numbers as PostgreSQL writes an array: for a list asyncpg takes longer, and asks the server for its type first."""
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
+def joined(*columns: Sequence[str]) -> tuple[str, ...]:
+    """Each column as one text, and the mark between its parts, which none of them holds."""
+    for code in count(1):
+        mark = chr(code)
+        texts = [mark.join(column) for column in columns]
+        if all(
+            text.count(mark) == max(0, len(column) - 1) for text, column in zip(texts, columns, strict=True)
+        ):
+            break
+    return *texts, mark

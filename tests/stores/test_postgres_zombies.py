@@ -12,7 +12,7 @@ from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError, StoreUnavailableError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import postgres as postgres_store
-from async_task_state.stores.postgres_sql import BEGIN, Statements, lease_number
+from async_task_state.stores.postgres_sql import BEGIN, Statements, array_of, lease_number
 
 pytestmark = pytest.mark.asyncio
 
@@ -88,7 +88,9 @@ async def test_g4_what_fences_a_lost_commit_is_never_taken_back(postgres, dsn):
     async with control(postgres) as db, opened(dsn) as store:
         lease = await hold(store, SCOPE)
         for retry in (3, 1):
-            await db.execute(sql.fence_lost, [lease.scope_id], [lease_number(lease)], retry)
+            await db.execute(
+                sql.fence_lost, array_of([lease.scope_id]), array_of([lease_number(lease)]), retry
+            )
         assert await db.fetchval(f'SELECT retry FROM "{schema}".scope') == 3
 
 
@@ -96,7 +98,7 @@ async def test_g4_a_live_writer_that_was_refused_by_mistake_is_not_refused_again
     sql = Statements(dsn.partition("schema=")[2])
     async with control(postgres) as db, opened(dsn) as store:
         lease = await hold(store, SCOPE)
-        await db.execute(sql.fence_lost, [lease.scope_id], [lease_number(lease)], 1)
+        await db.execute(sql.fence_lost, array_of([lease.scope_id]), array_of([lease_number(lease)]), 1)
         with pytest.raises(StoreUnavailableError):
             await store.commit([put(lease, a="1")])
         assert not await store.commit([put(lease, a="1")])
