@@ -25,6 +25,8 @@ class End(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
+        if self.line.proxy.refusing:
+            transport.abort()
         self.line.pass_on()
 
     def data_received(self, data):
@@ -57,12 +59,14 @@ class Line:
     Attributes:
         held: What does not pass at present, of `REQUESTS` and `ANSWERS`.
         over: The server has come to the end of it.
+        began: When, by the event loop's clock.
     """
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
         self.held: set[str] = set()
         self.over = asyncio.Event()
+        self.began = asyncio.get_running_loop().time()
         self._next: tuple[int, tuple[str, ...]] | None = None
         self.client, self.server = End(self, REQUESTS), End(self, ANSWERS)
 
@@ -116,6 +120,7 @@ class Proxy:
     Attributes:
         lines: The connections that were made.
         silent: New connections are accepted and nothing of them passes.
+        refusing: New connections are accepted and cut.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -123,7 +128,7 @@ class Proxy:
         self._to = (parts.hostname, parts.port)
         self._parts = parts
         self.lines: list[Line] = []
-        self.silent = False
+        self.silent = self.refusing = False
         self._trap: list | None = None
 
     async def __aenter__(self) -> Proxy:  # noqa: PYI034 - nobody derives from it
@@ -177,6 +182,8 @@ class Proxy:
         if self.silent:
             line.hold(REQUESTS, ANSWERS)
         self.lines.append(line)
+        if self.refusing:
+            return line.client
         task = asyncio.get_running_loop().create_task(self._connect(line))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)

@@ -112,14 +112,14 @@ class Arena:
             db, locker = [await stack.enter_async_context(direct.control(postgres)) for _ in range(2)]
             yield cls(rivals, db, locker, dsn.partition("schema=")[2])
 
-    async def play(self, moves: list[tuple[tuple[str, ...], int, int]]) -> None:
+    async def play(self, moves: list[tuple[str, int, int]]) -> None:
         """Take the steps of moves, each as far as it goes before the next one; everybody must come to an end, and rightly so."""
         self.counts["interleavings"] += 1
         self.oracle, self.scope = Oracle(), TaskScope("dag", uuid4().hex, "task")
         try:
-            for names, slot, choice in [(("open",), 0, 1), *moves]:
-                for name in names:
-                    await getattr(self, name)(self.rivals[slot], choice)
+            for steps, slot, choice in [("open", 0, 1), *moves]:
+                for step in steps.split():
+                    await getattr(self, step)(self.rivals[slot], choice)
                     await self.settle()
                 await self.look()
             await self.end()

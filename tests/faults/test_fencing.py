@@ -14,30 +14,23 @@ from rivals import RIVALS, Arena
 INTERLEAVINGS = 5000
 ARENAS = 10
 """They play at the same time, for most of it is waiting."""
-IN_A_ROW = 1
 MOVES = 5
 
 PHASES = (Phase.generate,)
 """Whatever fails is short as it is."""
 
-names = [
-    *[("save",)] * 5,
-    *[("open",)] * 4,
-    *[("clear",), ("lock_rows",), ("unlock",), ("release",), ("cut",), ("cancel",), ("kill",)],
-    *[
-        ("hold", "save"),
-        ("hold", "open"),
-        ("hold_clear",),
-        ("hold_clear", "cancel_clear"),
-        ("save", "lock_rows", "save"),
-    ],
-    *[("hold", "save", "cut", "save"), ("hold", "save", "cancel"), ("hold", "save", "kill")],
-    *[("hold", "open", "cut"), ("hold", "open", "cancel", "open", "save")],
-    *[("lock_rows", "save", "kill"), ("lock_rows", "save", "cut", "unlock"), ("lock_rows", "save", "cancel")],
-]
-moves = st.tuples(st.sampled_from(names), st.integers(0, RIVALS - 1), st.integers(0, 8))
+SAVES = ["save"] * 5
+OPENINGS = ["open"] * 4
+FAULTS = ["clear", "lock_rows", "unlock", "release", "cut", "cancel", "kill"]
+DELAYS = ["hold save", "hold open", "hold_clear", "save lock_rows save"]
+RETRIES = ["hold save cut save", "hold open cancel open save"]
+LOSSES = ["hold save cancel", "hold save kill", "hold open cut", "hold_clear cancel_clear"]
+LOCKS = ["lock_rows save kill", "lock_rows save cut unlock", "lock_rows save cancel"]
+
+steps = st.sampled_from([*SAVES, *OPENINGS, *FAULTS, *DELAYS, *RETRIES, *LOSSES, *LOCKS])
+moves = st.tuples(steps, st.integers(0, RIVALS - 1), st.integers(0, 8))
 interleavings = st.lists(moves, min_size=MOVES, max_size=MOVES)
-games = st.tuples(*[st.tuples(*[interleavings] * IN_A_ROW)] * ARENAS)
+games = st.tuples(*[interleavings] * ARENAS)
 
 
 @pytest.mark.timeout(600)
@@ -49,18 +42,14 @@ def test_g4_in_thousands_of_interleavings_only_the_newest_holder_writes_and_it_a
     async def enter():
         return [await stack.enter_async_context(Arena.entered(postgres, dsn)) for _ in range(ARENAS)]
 
-    async def play_one_after_the_other(arena, some):
-        for one in some:
-            await arena.play(one)
-
     async def play_at_once(game):
-        ends = [play_one_after_the_other(*each) for each in zip(arenas, game, strict=True)]
+        ends = [arena.play(moves) for arena, moves in zip(arenas, game, strict=True)]
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if error is not None:
                 raise error
 
     @settings(
-        max_examples=INTERLEAVINGS // ARENAS // IN_A_ROW,
+        max_examples=INTERLEAVINGS // ARENAS,
         phases=PHASES,
         suppress_health_check=list(HealthCheck),
     )
