@@ -24,6 +24,7 @@ from async_task_state.stores.postgres_sql import (
     BEGIN,
     LONGEST,
     ROWS_A_STATEMENT,
+    SESSION,
     Rows,
     Statements,
     array_of,
@@ -256,6 +257,8 @@ class PostgresStore:
         db = None
         try:
             db = await asyncpg.connect(**self._dsn.arguments(), command_timeout=COMMAND_SECONDS)
+            if not self._dsn.pgbouncer:
+                await db.execute(SESSION)
             await prepare(db, self._dsn.schema)
         except BaseException as error:
             if db is not None:

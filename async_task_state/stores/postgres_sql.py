@@ -15,6 +15,7 @@ __all__ = [
     "BEGIN",
     "LONGEST",
     "ROWS_A_STATEMENT",
+    "SESSION",
     "Rows",
     "Statements",
     "array_of",
@@ -29,8 +30,14 @@ ROWS_A_STATEMENT: Final = 1000
 TOUCH: Final = "interval '1 hour'"
 """How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
 
-# A process that is frozen here must not hold its successor up.
-BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 10000"
+# A process that is frozen must not hold its successor up. Nobody may wait for a lock on the server when the client has
+# given up, or those who try again would use all connections up. What is saved is on disk.
+_LIMITS: Final = (
+    "SET {0} idle_in_transaction_session_timeout = 10000; SET {0} lock_timeout = 15000; SELECT"
+    " set_config('synchronous_commit', 'on', {1}) WHERE current_setting('synchronous_commit') = 'off'"
+)
+SESSION: Final = _LIMITS.format("SESSION", "false")
+BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS.format('LOCAL', 'true')}"
 
 FOREVER: Final = float("inf")
 LONGEST: Final = 100 * 365.25 * 86400.0

@@ -201,3 +201,34 @@ async def test_a_connection_is_closed_when_idle_whatever_came_of_the_last_call(d
 
         await until(lambda: store._db is None)
         await store.acquire(SCOPE, 2)
+
+
+@pytest.mark.parametrize("pooled", ["true", "false"])
+async def test_who_waits_for_a_lock_in_vain_leaves_nobody_waiting_on_the_server(
+    postgres, monkeypatch, pooled
+):
+    for name in ("BEGIN", "SESSION"):
+        monkeypatch.setattr(postgres_store, name, getattr(postgres_store, name).replace("15000", "100"))
+    dsn = postgres.dsn(pgbouncer=pooled, application_name="waiting")
+    async with control(postgres) as db, control(postgres) as locker, opened(dsn) as store:
+        lease = await hold(store, SCOPE, a="0")
+        async with locker.transaction():
+            await locker.execute(f'LOCK TABLE "{dsn.partition("schema=")[2].partition("&")[0]}".entry')
+            for call in (store.acquire(SCOPE, 1), store.commit([put(lease, a="1")])):
+                with pytest.raises(StoreUnavailableError, match="55P03"):
+                    await call
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiting'"
+            while await db.fetchval(waiting):
+                pass
+
+
+@pytest.mark.parametrize("pooled", ["true", "false"])
+async def test_g1_what_is_saved_is_on_disk_where_the_database_would_not_wait_for_it(postgres, pooled):
+    async with opened(postgres.dsn(pgbouncer=pooled, options="-csynchronous_commit=off")) as store:
+        await hold(store, SCOPE)
+        seen = []
+        async with store._use() as db:
+            async with postgres_store._transaction(db):
+                seen.append(await db.fetchval("SHOW synchronous_commit"))
+            seen.append(await db.fetchval("SHOW synchronous_commit"))
+        assert seen == ["on", "off" if pooled == "true" else "on"]
