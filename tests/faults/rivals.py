@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from async_task_state.stores.postgres import PostgresStore
 
 RIVALS = 3
+CHOICES = 18
 ROWS = 'FROM "{schema}".scope WHERE run_id = $1'
 LOCKS = (
     f"SELECT {ROWS} FOR UPDATE SKIP LOCKED",
@@ -40,12 +41,14 @@ class Rival:
     """A process with a store, and at most one call under way; it saves as the writer does.
 
     Attributes:
+        private: Of a scope that nobody else opens, saved in the same commit now and then.
         hurt: Its connection has been tampered with, so its call may fail.
     """
 
     def __init__(self, store: PostgresStore, proxy: Proxy) -> None:
         self.store, self.proxy = store, proxy
         self.hurt = False
+        self.private: Lease | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -107,8 +110,9 @@ class Arena:
             for _ in range(RIVALS + 1):
                 proxy = await stack.enter_async_context(Proxy(dsn))
                 rivals.append(Rival(await stack.enter_async_context(direct.opened(proxy.dsn)), proxy))
-            # The tables are there.
-            await rivals[0].store.read(TaskScope("dag", "run", "task"))
+                rivals[-1].private = (
+                    await rivals[-1].store.acquire(TaskScope("dag", uuid4().hex, "own"), 1)
+                ).lease
             db, locker = [await stack.enter_async_context(direct.control(postgres)) for _ in range(2)]
             yield cls(rivals, db, locker, dsn.partition("schema=")[2])
 
@@ -134,10 +138,15 @@ class Arena:
             attempt = choice % 3 or None
             rival.begin(self.oracle.opens(attempt), rival.store.acquire, self.scope, attempt)
 
+    async def other_opens(self, rival: Rival, choice: int) -> None:
+        await self.open(self.rivals[self.rivals.index(rival) - 1], choice)
+
     async def save(self, rival: Rival, choice: int) -> None:
         if rival.task is None and rival.lease is not None:
-            batch = rival.record(choice % 3)
-            rival.begin(self.oracle.saves(rival.lease, rival.view), rival.store.commit, [batch])
+            batches = [rival.record(choice % 3)]
+            if choice >= CHOICES // 2:
+                batches.append(direct.put(rival.private, n=str(rival.number)))
+            rival.begin(self.oracle.saves(rival.lease, rival.view), rival.store.commit, batches)
 
     async def clear(self, rival: Rival, choice: int) -> None:
         if self.operator.task is None:
@@ -148,7 +157,7 @@ class Arena:
         if self.lock is None:
             self.lock = self.locker.transaction()
             await self.lock.start()
-            await self.locker.execute(LOCKS[choice // 3].format(schema=self.schema), self.scope.run_id)
+            await self.locker.execute(LOCKS[choice // 3 % 3].format(schema=self.schema), self.scope.run_id)
 
     async def unlock(self, rival: Rival, choice: int) -> None:
         if self.lock is not None:
@@ -159,7 +168,7 @@ class Arena:
         """The network keeps what comes next on the connection that there is, or what comes after that."""
         if rival.pid is not None:
             rival.hurt = True
-            rival.proxy.line.hold(ANSWERS if choice % 2 else REQUESTS, after=choice // 3)
+            rival.proxy.line.hold(ANSWERS if choice % 2 else REQUESTS, after=choice // 3 % 3)
 
     async def hold_clear(self, rival: Rival, choice: int) -> None:
         await self.hold(self.operator, choice)
@@ -229,6 +238,7 @@ class Arena:
             self.oracle.opened(call, result.lease, result.entries)
             rival.holds(result.lease, result.entries)
         elif isinstance(call, Save):
+            assert rival.private not in result, "a live writer was refused"
             certain = self.oracle.certain and call.lease is self.oracle.newest
             self.oracle.saved(call, refused=bool(result))
             self.counts["refused" if result else "accepted for certain" if certain else "accepted"] += 1

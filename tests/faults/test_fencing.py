@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from rivals import RIVALS, Arena
+from rivals import CHOICES, RIVALS, Arena
 
 INTERLEAVINGS = 5000
 ARENAS = 10
@@ -22,13 +22,13 @@ PHASES = (Phase.generate,)
 SAVES = ["save"] * 5
 OPENINGS = ["open"] * 4
 FAULTS = ["clear", "lock_rows", "unlock", "release", "cut", "cancel", "kill"]
-DELAYS = ["hold save", "hold open", "hold_clear", "save lock_rows save"]
+DELAYS = ["hold save", "hold open", "hold_clear", "save lock_rows save other_opens"]
 RETRIES = ["hold save cut save", "hold open cancel open save"]
 LOSSES = ["hold save cancel", "hold save kill", "hold open cut", "hold_clear cancel_clear"]
 LOCKS = ["lock_rows save kill", "lock_rows save cut unlock", "lock_rows save cancel"]
 
 steps = st.sampled_from([*SAVES, *OPENINGS, *FAULTS, *DELAYS, *RETRIES, *LOSSES, *LOCKS])
-moves = st.tuples(steps, st.integers(0, RIVALS - 1), st.integers(0, 8))
+moves = st.tuples(steps, st.integers(0, RIVALS - 1), st.integers(0, CHOICES - 1))
 interleavings = st.lists(moves, min_size=MOVES, max_size=MOVES)
 games = st.tuples(*[interleavings] * ARENAS)
 
