@@ -37,7 +37,7 @@ games = st.tuples(*[interleavings] * ARENAS)
 def test_g4_in_thousands_of_interleavings_only_the_newest_holder_writes_and_it_always_can(postgres):
     loop = asyncio.new_event_loop()
     stack = AsyncExitStack()
-    dsn = postgres.dsn()
+    dsn = postgres.dsn(sslmode="disable")
 
     async def enter():
         return [await stack.enter_async_context(Arena.entered(postgres, dsn)) for _ in range(ARENAS)]

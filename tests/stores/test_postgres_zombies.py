@@ -157,7 +157,7 @@ async def test_a_process_that_is_frozen_in_a_transaction_does_not_hold_its_succe
         snapshot = await asyncio.wait_for(successor.acquire(SCOPE, 2), 5)
         assert snapshot.entries == {"a": "0"}
         line.release()
-        with pytest.raises(StoreUnavailableError, match="idle-in-transaction timeout"):
+        with pytest.raises(StoreUnavailableError):
             await commit
         assert await frozen.commit([put(lease, cleared=True, a="1")]) == [lease]
         assert (await successor.read(SCOPE)).entries == {"a": "0"}
