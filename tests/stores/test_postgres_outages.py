@@ -186,8 +186,9 @@ async def test_g5_after_a_failover_the_host_is_found_that_can_be_written(own_ser
                 with pytest.raises(StoreUnavailableError, match=why):
                     await store.acquire(SCOPE, None)
         await to_thread.run_sync(own_server.kill)
-        with pytest.raises(StoreUnavailableError):
-            await patient(f"{chosen}&application_name=x", outage_timeout=0.2).__aenter__()
+        async with opened(chosen) as store:
+            with pytest.raises(StoreUnavailableError):
+                await store.acquire(SCOPE, None)
         await to_thread.run_sync(own_server.start)
         async with patient(chosen) as state:
             assert await state.get_all() == {"n": 1}
