@@ -21,7 +21,7 @@ from async_task_state.errors import (
 from async_task_state.pending import Stats
 from async_task_state.scopes import MAX_NUMBER, TaskScope, running_task
 from async_task_state.settings import Dsn, check_executor, check_seconds, load_settings, retention_seconds
-from async_task_state.waiting import give_turn, turn_is_due
+from async_task_state.waiting import give_turn, turn_given, turn_is_due
 from async_task_state.work import WorkSet
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ class TaskState:
                     self._scope, self._wanted_attempt, self._max_delay
                 )
         self._depth = 1
+        turn_given()
         _opened.set((*_open_here(), self))
         return self
 

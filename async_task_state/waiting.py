@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint, current_token
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Waiter", "give_turn", "turn_is_due", "wake"]
+__all__ = ["Waiter", "give_turn", "turn_given", "turn_is_due", "wake"]
 
 TURN_SECONDS: Final = 0.005
 """How long calls that do not wait may go on before their event loop gets a turn."""
@@ -56,10 +56,15 @@ def turn_is_due() -> bool:
     return time.monotonic() - _turns.last > TURN_SECONDS
 
 
+def turn_given() -> None:
+    """Note that the loop of this thread has just had one."""
+    _turns.last = time.monotonic()
+
+
 async def give_turn() -> None:
     """Let everything else on this event loop run once."""
     await checkpoint()
-    _turns.last = time.monotonic()
+    turn_given()
 
 
 def wake(waiters: Iterable[Waiter]) -> None:

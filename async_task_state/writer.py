@@ -341,16 +341,18 @@ class Writer:
         timeout = self._settings.outage_timeout
         give_up = time.monotonic() + timeout
         delay = FIRST_RETRY_SECONDS
+        why = ""
         while True:
             try:
                 return await asyncio.wait_for(self._use(method, *args), give_up - time.monotonic())
             except asyncio.TimeoutError:
                 raise StoreUnavailableError(
-                    f"the store has not answered for [async_task_state] outage_timeout = {timeout:g} s"
+                    f"the store has not answered for [async_task_state] outage_timeout = {timeout:g} s{why}"
                 ) from None
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
                 if time.monotonic() + delay >= give_up:
                     raise
+                why = f" ({error})"
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
             delay = min(delay * 2, LAST_RETRY_SECONDS)
 
