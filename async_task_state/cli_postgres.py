@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
 from async_task_state.errors import AsyncTaskStateError, StoreError
-from async_task_state.stores.postgres_errors import explained
+from async_task_state.stores.postgres import CLOSE_SECONDS, COMMAND_SECONDS
+from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import (
     MIGRATIONS,
     check_server,
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from async_task_state.stores.postgres_dsn import PostgresDsn
 
 __all__ = ["describe_server", "describe_tables", "init", "not_ready"]
-
-COMMAND_SECONDS: Final = 20.0
-CLOSE_SECONDS: Final = 2.0
-_TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError, ValueError)
 
 _MISSING: Final = """
 SELECT privilege || ' ON ' || name AS what, current_user::text AS role
@@ -120,6 +116,6 @@ async def _connected(dsn: PostgresDsn) -> AsyncIterator[Any]:
             db.terminate()
     except AsyncTaskStateError:
         raise
-    except _TROUBLE as error:
+    except TROUBLE as error:
         # Without the driver's own traceback: its frames hold the password.
         raise explained(error, dsn.schema) from None

@@ -8,6 +8,7 @@ import tempfile
 import hypothesis
 import pytest
 from postgres import Postgres
+from roles import Role
 
 from async_task_state import Settings, TaskScope, TaskState
 from async_task_state.lifetime import shutdown, writer_for
@@ -76,6 +77,19 @@ def postgres():
     """A PostgreSQL server: the one that ASYNC_TASK_STATE_TEST_POSTGRES names, or else one of our own."""
     with Postgres.of_environment() as server:
         yield server
+
+
+@pytest.fixture
+def role(postgres):
+    """A role of that server that may connect, and do nothing else."""
+    with Role.of(postgres) as role:
+        yield role
+
+
+@pytest.fixture(scope="session")
+def _airflow_imported():
+    """It logs for ever to what is stderr when it is imported, which must not be one test's."""
+    load_settings()
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

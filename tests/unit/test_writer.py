@@ -8,7 +8,7 @@ import sys
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from faulty import FaultyStore, until
+from faulty import until
 
 from async_task_state import Settings, TaskScope
 from async_task_state.pending import CAP_BYTES, MAX_BYTES, MAX_ROWS
@@ -18,13 +18,6 @@ pytestmark = pytest.mark.anyio
 
 NEVER = 3600.0
 """A `max_delay` that no test lives to see."""
-
-
-@pytest.fixture
-def store():
-    store = FaultyStore()
-    yield store
-    store.mend()
 
 
 @pytest.fixture

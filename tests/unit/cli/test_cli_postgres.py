@@ -5,27 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from roles import Role
 
 from async_task_state import TaskScope, cli
-from async_task_state.settings import load_settings
 from async_task_state.stores.postgres_dsn import PostgresDsn
 from async_task_state.stores.postgres_schema import MIGRATIONS, grants, script
 
 IDS = ("dag", "run", "task")
 VERSION = len(MIGRATIONS)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _airflow():
-    """It logs for ever to what is stderr when it is imported, which must not be one test's."""
-    load_settings()
-
-
-@pytest.fixture
-def role(postgres):
-    with Role.of(postgres) as role:
-        yield role
+pytestmark = pytest.mark.usefixtures("_airflow_imported")
 
 
 @pytest.fixture
@@ -230,6 +218,12 @@ def test_g8_init_db_says_what_it_cannot_do(run, store, options, said):
     assert err.startswith("error: ")
     assert said in err
     assert "hunter2" not in err
+
+
+def test_g8_commands_say_that_no_host_is_what_the_dsn_asks_for(run, tables, dsn):
+    code, out, err = run("list", store=f"{dsn}&target_session_attrs=standby")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: no host of [async_task_state] dsn is what it asks for")
 
 
 @pytest.mark.usefixtures("_settings_read_anew")
