@@ -15,9 +15,10 @@ from uuid import UUID
 from rich.text import Text
 
 from async_task_state import cli_views as views
-from async_task_state.cli_check import absent, checks, is_postgres, resolved, shown
+from async_task_state.cli_check import absent, checks, is_postgres, shown
 from async_task_state.cli_init import init_db, sql
 from async_task_state.cli_watch import WatchView, follow, writing
+from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import load_settings
@@ -314,7 +315,7 @@ def _open(args: argparse.Namespace, *, retention: float | None = None) -> tuple[
 def _dsn(args: argparse.Namespace) -> Dsn:
     dsn = _settings().dsn if args.dsn is None else args.dsn
     with _stdout_is_ours():
-        return resolved(dsn)
+        return resolved_here(dsn)
 
 
 def _settings() -> Settings:

@@ -8,15 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
+from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
 from async_task_state.scopes import TaskScope
-from async_task_state.settings import SECTION, Dsn, Settings, check_executor, load_settings
+from async_task_state.settings import SECTION, Settings, check_executor, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Check", "absent", "checks", "is_postgres", "no_database", "resolved", "shown"]
+__all__ = ["Check", "absent", "checks", "is_postgres", "no_database", "shown"]
 
 SCOPE: Final = TaskScope("async-task-state", "check", "check")
 
@@ -51,7 +52,7 @@ def checks(dsn: str | None) -> Iterator[Check]:
     yield known
     if not known.ok:
         return
-    dsn = resolved(named)
+    dsn = resolved_here(named)
     yield _check("executor", lambda: _executor(dsn))
     if dsn.startswith("sqlite:"):
         directory = _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
@@ -110,17 +111,8 @@ def _settings() -> str:
     return ", ".join(f"{name} {getattr(settings, name):,.10g}" for name in known if name != "dsn")
 
 
-def resolved(dsn: str) -> Dsn:
-    """The dsn itself, or the one of the Airflow connection that it names."""
-    if not dsn.startswith("conn_id:"):
-        return Dsn(dsn)
-    from async_task_state.connections import resolved_here  # noqa: PLC0415 - with what keeps state, so only when asked
-
-    return Dsn(resolved_here(dsn))
-
-
 def _dsn(named: str) -> str:
-    dsn = resolved(named)
+    dsn = resolved_here(named)
     open_store(dsn)
     if dsn.startswith("memory:"):
         raise SettingsError(

@@ -58,7 +58,7 @@ async def _resolved(dsn: str) -> str:
     return _known[conn_id]
 
 
-def resolved_here(dsn: str) -> str:
+def resolved_here(dsn: str) -> Dsn:
     """The dsn itself, or the one of the Airflow connection that it names, for a command.
 
     A command has no supervisor to ask: it looks into environment variables, secrets backends and Airflow's database.
@@ -68,7 +68,7 @@ def resolved_here(dsn: str) -> str:
     """
     conn_id = dsn.removeprefix(PREFIX)
     if conn_id == dsn:
-        return dsn
+        return Dsn(dsn)
     from airflow.exceptions import AirflowNotFoundException  # type: ignore[attr-defined]  # noqa: PLC0415
     from airflow.models.connection import Connection  # noqa: PLC0415 - takes a second, so only when asked
 
