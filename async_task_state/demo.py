@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import shutil
 import sysconfig
@@ -14,13 +13,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from anyio import CancelScope
+from anyio.from_thread import start_blocking_portal
 from rich.text import Text
 
 from async_task_state.cli_views import Screen, user_values
 from async_task_state.demo_report import Findings, Stage, findings_table
 from async_task_state.demo_work import count_ran, read_journal
 from async_task_state.errors import InvalidArgumentError
-from async_task_state.processes import unwinding
+from async_task_state.processes import uninterrupted, unwinding
 from async_task_state.sandbox import Sandbox, SandboxError
 from async_task_state.sandbox_postgres import PostgresServer
 from async_task_state.scopes import TaskScope
@@ -30,6 +31,8 @@ from async_task_state.work import work_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from anyio.from_thread import BlockingPortal
 
     from async_task_state.stores import Snapshot
 
@@ -126,7 +129,11 @@ def _show(stage: Stage, sources: list[Path], *, store: str, keep: bool) -> Findi
         sizes = _link(sources, sandbox.home / "files")
 
         stage.doing("waiting for the task to defer")
-        work = _Work(sandbox, stage, sandbox.trigger(DAG_ID, {"folder": str(sandbox.home / "files")}), count)
+        # Ctrl-C may come at any moment, and an event loop in this thread would not always end well.
+        with uninterrupted():
+            portal = exits.enter_context(start_blocking_portal())
+        run_id = sandbox.trigger(DAG_ID, {"folder": str(sandbox.home / "files")})
+        work = _Work(sandbox, stage, portal, run_id, count)
         sandbox.wait_for_task(DAG_ID, work.run_id, TASK_ID, state="deferred")
         stage.say(f"the task has deferred: {count:,} files, {sum(sizes.values()) / 1e6:,.1f} MB", "bold")
 
@@ -174,15 +181,18 @@ def _show(stage: Stage, sources: list[Path], *, store: str, keep: bool) -> Findi
 class _Work:
     """The run of the demo's DAG as it looks from outside; every look is shown."""
 
-    def __init__(self, sandbox: Sandbox, stage: Stage, run_id: str, count: int) -> None:
+    def __init__(
+        self, sandbox: Sandbox, stage: Stage, portal: BlockingPortal, run_id: str, count: int
+    ) -> None:
         self.run_id = run_id
         self._sandbox = sandbox
         self._stage = stage
+        self._portal = portal
         self._count = count
 
     def done(self) -> int:
         """How many files the store has as done."""
-        snapshot = asyncio.run(_read(self._sandbox.dsn, TaskScope(DAG_ID, self.run_id, TASK_ID)))
+        snapshot = self._portal.call(_read, self._sandbox.dsn, TaskScope(DAG_ID, self.run_id, TASK_ID))
         if snapshot is None:
             return 0
         work = work_records(snapshot.entries).get("files")
@@ -205,10 +215,12 @@ class _Work:
 async def _read(dsn: str, scope: TaskScope) -> Snapshot | None:
     """The state without a lease, so that nobody is fenced."""
     store = open_store(dsn)
-    try:
-        return await store.read(scope)
-    finally:
-        await store.close()
+    # To its end after Ctrl-C too, or the store's own thread would answer a loop that is closed.
+    with CancelScope(shield=True):
+        try:
+            return await store.read(scope)
+        finally:
+            await store.close()
 
 
 def _environment_files(count: int) -> list[Path]:
