@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from async_task_state.errors import InvalidArgumentError
 
-__all__ = ["MAX_NUMBER", "TaskScope", "is_storable", "running_task"]
+__all__ = ["MAX_NUMBER", "AssetScope", "Row", "Scope", "TaskScope", "is_storable", "running_task", "scope_of"]
 
 NO_REGION = UUID(int=0)
 MAX_ID_CHARS = 250
+MAX_ASSET_CHARS = 1500
 MAX_NUMBER = 2**31
 """What a map index or an attempt stays below, in Airflow's database too."""
+
+Row: TypeAlias = tuple[str, str, str, int, str]
+"""How a store names a scope: dag_id, run_id, task_id, map_index, region_id; an asset's has no DAG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,12 @@ class TaskScope:
         region = "" if self.region_id is None else f"@{self.region_id}"
         return f"{self.dag_id}/{self.run_id}/{self.task_id}{index}{region}"
 
+    @property
+    def row(self) -> Row:
+        """How a store names it."""
+        region = "" if self.region_id is None else str(self.region_id)
+        return self.dag_id, self.run_id, self.task_id, self.map_index, region
+
     @classmethod
     def from_airflow(cls, source: Any) -> TaskScope:
         """The scope of anything of Airflow's that carries a task instance's ids.
@@ -82,6 +92,74 @@ class TaskScope:
             -1 if map_index is None else map_index,
             None if region is None or region == NO_REGION else region,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AssetScope:
+    """One asset, whoever writes about it.
+
+    Args:
+        name: The asset's name, by which its state is known.
+        uri: Its URI, where only that is known; not looked at where there is a name.
+
+    Raises:
+        InvalidArgumentError: Neither is given, or one is not a string of 1 to 1,500 characters.
+    """
+
+    name: str | None = None
+    uri: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in (("name", self.name), ("uri", self.uri)):
+            if value is not None and (
+                not isinstance(value, str) or not 0 < len(value) <= MAX_ASSET_CHARS or not is_storable(value)
+            ):
+                raise InvalidArgumentError(
+                    f"the {what} of an asset must be a string of 1 to {MAX_ASSET_CHARS:,} characters that UTF-8 can"
+                    f" encode, not {value!r}"
+                )
+        if self.name is None and self.uri is None:
+            raise InvalidArgumentError("an AssetScope needs the asset's name or its uri")
+
+    def __eq__(self, other: object) -> bool:
+        return self.row == other.row if isinstance(other, AssetScope) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.row)
+
+    def __str__(self) -> str:
+        return f"asset {self.row[2]}"
+
+    @property
+    def row(self) -> Row:
+        """How a store names it."""
+        return ("", "asset", self.name, -1, "") if self.name is not None else ("", "uri", self.uri or "", -1, "")
+
+    @classmethod
+    def from_airflow(cls, source: Any) -> AssetScope:
+        """The scope of anything of Airflow's that names an asset.
+
+        Args:
+            source: An `Asset`, a reference to one by name or by URI, or Airflow's own `AssetScope`.
+
+        Raises:
+            InvalidArgumentError: `source` has neither a `name` nor a `uri`.
+        """
+        name, uri = getattr(source, "name", None), getattr(source, "uri", None)
+        if name is None and uri is None:
+            raise InvalidArgumentError(f"a {type(source).__name__} names no asset: it has neither name nor uri")
+        return cls(name, uri)
+
+
+Scope: TypeAlias = TaskScope | AssetScope
+
+
+def scope_of(row: Row) -> Scope:
+    """The scope that a store names so."""
+    dag_id, run_id, task_id, map_index, region_id = row
+    if not dag_id:
+        return AssetScope(name=task_id) if run_id == "asset" else AssetScope(uri=task_id)
+    return TaskScope(dag_id, run_id, task_id, map_index, UUID(region_id) if region_id else None)
 
 
 def is_storable(text: str) -> bool:

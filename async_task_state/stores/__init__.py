@@ -14,9 +14,9 @@ from async_task_state.errors import SettingsError
 from async_task_state.settings import Dsn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from async_task_state.scopes import TaskScope
+    from async_task_state.scopes import Scope, TaskScope
 
 __all__ = [
     "Batch",
@@ -45,7 +45,7 @@ class Lease:
         epoch: Goes up at every acquisition of the scope.
     """
 
-    scope: TaskScope
+    scope: Scope
     scope_id: int
     attempt: int
     epoch: int
@@ -78,7 +78,7 @@ class Batch:
 class ScopeInfo:
     """A scope in a listing: its newest attempt and epoch, how many keys it shows, when it was last changed."""
 
-    scope: TaskScope
+    scope: Scope
     attempt: int
     epoch: int
     keys: int
@@ -91,7 +91,7 @@ class Store(Protocol):
     Any other trouble is a `StoreError`. A method that raises, or is cancelled, may have taken effect.
     """
 
-    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
         """Take the scope's lease from whoever has it, with an epoch above all earlier ones.
 
         Args:
@@ -109,7 +109,7 @@ class Store(Protocol):
             The leases that no longer count; nothing of their batches is written.
         """
 
-    async def read(self, scope: TaskScope) -> Snapshot | None:
+    async def read(self, scope: Scope) -> Snapshot | None:
         """The scope as it is, its lease untouched; None where nobody has ever held it."""
 
     async def scopes(
@@ -117,7 +117,18 @@ class Store(Protocol):
     ) -> list[ScopeInfo]:
         """The scopes that match, the most recently changed first."""
 
-    async def clear(self, scope: TaskScope) -> int | None:
+    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+        """Make changes durable without the lease, which stays whose it is: what others than the holder wrote.
+
+        A scope that nobody has held is made, and any attempt may open it next.
+
+        Args:
+            scope: Whose state.
+            changes: The newest change of each key.
+            cleared: Every key is deleted before `changes` are made.
+        """
+
+    async def clear(self, scope: Scope) -> int | None:
         """Delete a scope's keys, fence its holder, and let any attempt open it next.
 
         Returns:
@@ -172,7 +183,7 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
     )
 
 
-def stale_attempt(scope: TaskScope, attempt: int, stored: int) -> str:
+def stale_attempt(scope: Scope, attempt: int, stored: int) -> str:
     """What an attempt is told that comes too late."""
     return (
         f"attempt {attempt} of {scope} may not open its state: attempt {stored} has. If the run was deleted and made"
