@@ -2,6 +2,7 @@
 
 from async_task_state.errors import (
     AsyncTaskStateError,
+    EventLoopRunningError,
     InvalidArgumentError,
     InvalidItemError,
     InvalidKeyError,
@@ -20,14 +21,24 @@ from async_task_state.errors import (
     WorkFailedError,
 )
 from async_task_state.pending import Stats
-from async_task_state.scopes import TaskScope
+from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.settings import NEVER_EXPIRE, Settings
-from async_task_state.state import TaskState, task_state
+from async_task_state.state import AssetState, TaskState, asset_state, task_state
+from async_task_state.sync import (
+    SyncAssetState,
+    SyncTaskState,
+    SyncWorkSet,
+    asset_state_sync,
+    task_state_sync,
+)
 from async_task_state.work import Failure, WorkCounts, WorkSet, WorkSummary
 
 __all__ = [
     "NEVER_EXPIRE",
+    "AssetScope",
+    "AssetState",
     "AsyncTaskStateError",
+    "EventLoopRunningError",
     "Failure",
     "InvalidArgumentError",
     "InvalidItemError",
@@ -45,6 +56,9 @@ __all__ = [
     "Stats",
     "StoreError",
     "StoreUnavailableError",
+    "SyncAssetState",
+    "SyncTaskState",
+    "SyncWorkSet",
     "TaskScope",
     "TaskState",
     "ValueTooLargeError",
@@ -52,5 +66,8 @@ __all__ = [
     "WorkFailedError",
     "WorkSet",
     "WorkSummary",
+    "asset_state",
+    "asset_state_sync",
     "task_state",
+    "task_state_sync",
 ]

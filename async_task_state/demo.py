@@ -216,11 +216,13 @@ async def _read(dsn: str, scope: TaskScope) -> Snapshot | None:
     """The state without a lease, so that nobody is fenced."""
     store = open_store(dsn)
     # To its end after Ctrl-C too, or the store's own thread would answer a loop that is closed.
+    snapshot = None
     with CancelScope(shield=True):
         try:
-            return await store.read(scope)
+            snapshot = await store.read(scope)
         finally:
             await store.close()
+    return snapshot
 
 
 def _environment_files(count: int) -> list[Path]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncTaskStateError",
+    "EventLoopRunningError",
     "InvalidArgumentError",
     "InvalidItemError",
     "InvalidKeyError",
@@ -30,6 +31,10 @@ __all__ = [
 
 class AsyncTaskStateError(Exception):
     """The root of every error this library raises."""
+
+
+class EventLoopRunningError(AsyncTaskStateError, RuntimeError):
+    """A sync state was used in a thread whose event loop runs, which it would block."""
 
 
 class InvalidArgumentError(AsyncTaskStateError, ValueError):

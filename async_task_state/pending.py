@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,9 +16,9 @@ from async_task_state.stores import Batch
 from async_task_state.waiting import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from async_task_state.stores import Change, Lease
+    from async_task_state.stores import Change, Lease, Snapshot
     from async_task_state.writer import Writer
 
 __all__ = ["Flight", "Pending", "Stats"]
@@ -83,6 +84,7 @@ class Pending:
         "_producers",
         "_queued",
         "_recorded",
+        "_refreshing",
         "_since",
         "_waiters",
         "_writer",
@@ -112,6 +114,7 @@ class Pending:
         self._lag = 0.0
         self._flight: Flight | None = None
         self._waiters: list[Waiter] = []
+        self._refreshing: list[list[Batch]] = []
 
     @property
     def stats(self) -> Stats:
@@ -199,8 +202,10 @@ class Pending:
         """Forget a producer whose value has become final; the caller holds the lock."""
         self._producers.pop(key, None)
 
-    def clear(self, forgetting: Iterable[Callable[[], None]]) -> None:
-        """A step: delete every key, and let those forget who know of some."""
+    def clear(
+        self, forgetting: Iterable[Callable[[], None]] = (), changes: Mapping[str, Change] | None = None
+    ) -> None:
+        """A step: delete every key, let those forget who know of some, and add what is to be there instead."""
         self._changes.clear()
         self._producers.clear()
         self._batch_bytes = 0
@@ -208,7 +213,45 @@ class Pending:
         self._cleared = True
         for forget in forgetting:
             forget()
-        self.add({})
+        self.add(changes or {})
+
+    @contextmanager
+    def refreshing(self) -> Iterator[list[Batch]]:
+        """What is saved from here on, for whoever reads the scope meanwhile: it may have been read before that."""
+        saved: list[Batch] = []
+        with self.lock:
+            self._refreshing.append(saved)
+        try:
+            yield saved
+        finally:
+            with self.lock:
+                self._refreshing = [other for other in self._refreshing if other is not saved]
+
+    def refresh(
+        self,
+        snapshot: Snapshot | None,
+        saved: Iterable[Batch],
+        reload: Iterable[Callable[[dict[str, str]], None]],
+    ) -> None:
+        """See a scope as it was read, under what was saved since and what is not; the caller holds the lock."""
+        if snapshot is None or snapshot.lease != self.lease:
+            self._lose(self.stale())
+            return
+        batches = [*saved, *([self._flight.batch] if self._flight is not None else [])]
+        produced: dict[str, Change] = {key: (produce(), None) for key, produce in self._producers.items()}
+        batches.append(Batch(self.lease, {**self._changes, **produced}, self._cleared))
+        values = dict(snapshot.entries)
+        for batch in batches:
+            if batch.cleared:
+                values.clear()
+            for key, (text, _) in batch.changes.items():
+                if text is None:
+                    values.pop(key, None)
+                else:
+                    values[key] = text
+        self.values = values
+        for load in reload:
+            load(values)
 
     async def flush(self) -> None:
         """Return when everything recorded so far is durable, or raise why it is not."""
@@ -287,6 +330,8 @@ class Pending:
                 self._commits += 1
                 self._bytes += flight.bytes
                 self._lag = time.monotonic() - flight.since
+                for saved in self._refreshing:
+                    saved.append(flight.batch)
             return flight.waiters
 
     def abandon(self, error: Exception) -> None:

@@ -49,20 +49,23 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "state_db",
                         "default": "",
                     },
-                    **{name: _option(name, text) for name, text in _NUMBERS.items()},
+                    **{name: _option(name, text) for name, text in _OPTIONS.items()},
                 },
             }
         },
     }
 
 
-_NUMBERS = {
+_OPTIONS = {
     "max_delay": "Seconds until a checkpoint is durable, at most, while the store is reachable.",
     "outage_timeout": "Seconds that the store may be away before calls raise StoreUnavailableError.",
     "exit_timeout": "Seconds that leaving a state, or the process, may take to save what is pending.",
     "max_value_bytes": "The longest JSON of one value, in bytes.",
     "default_retention_days": "Days after its last write that a key is kept; 0 keeps it for ever.",
+    "on_clear": "What a task finds that a user has cleared: restart (an empty state) or resume (the one it left).",
+    "clear_on_success": "Whether a task's state is deleted when the task has succeeded.",
 }
+_TYPES = {bool: "boolean", int: "integer", float: "float", str: "string"}
 
 
 def _option(name: str, description: str) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def _option(name: str, description: str) -> dict[str, Any]:
     return {
         "description": description,
         "version_added": "0.1.0",
-        "type": "integer" if isinstance(default, int) else "float",
+        "type": _TYPES[type(default)],
         "example": None,
         "default": str(default),
     }

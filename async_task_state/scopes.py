@@ -9,11 +9,23 @@ from uuid import UUID
 
 from async_task_state.errors import InvalidArgumentError
 
-__all__ = ["MAX_NUMBER", "AssetScope", "Row", "Scope", "TaskScope", "is_storable", "running_task", "scope_of"]
+__all__ = [
+    "MAX_NUMBER",
+    "AssetScope",
+    "Row",
+    "RunningTask",
+    "Scope",
+    "TaskScope",
+    "is_storable",
+    "running_task",
+    "scope_of",
+]
 
 NO_REGION = UUID(int=0)
 MAX_ID_CHARS = 250
 MAX_ASSET_CHARS = 1500
+MAX_ASSET_BYTES = 2600
+"""An index of PostgreSQL takes no more."""
 MAX_NUMBER = 2**31
 """What a map index or an attempt stays below, in Airflow's database too."""
 
@@ -103,7 +115,7 @@ class AssetScope:
         uri: Its URI, where only that is known; not looked at where there is a name.
 
     Raises:
-        InvalidArgumentError: Neither is given, or one is not a string of 1 to 1,500 characters.
+        InvalidArgumentError: Neither is given, or one is not a string of 1 to 1,500 characters and at most 2,600 bytes.
     """
 
     name: str | None = None
@@ -111,12 +123,16 @@ class AssetScope:
 
     def __post_init__(self) -> None:
         for what, value in (("name", self.name), ("uri", self.uri)):
-            if value is not None and (
-                not isinstance(value, str) or not 0 < len(value) <= MAX_ASSET_CHARS or not is_storable(value)
-            ):
+            if value is None:
+                continue
+            if not isinstance(value, str) or not 0 < len(value) <= MAX_ASSET_CHARS or not is_storable(value):
                 raise InvalidArgumentError(
                     f"the {what} of an asset must be a string of 1 to {MAX_ASSET_CHARS:,} characters that UTF-8 can"
                     f" encode, not {value!r}"
+                )
+            if (size := len(value.encode())) > MAX_ASSET_BYTES:
+                raise InvalidArgumentError(
+                    f"the {what} of an asset may have {MAX_ASSET_BYTES:,} bytes in UTF-8, not {size:,}: {value!r}"
                 )
         if self.name is None and self.uri is None:
             raise InvalidArgumentError("an AssetScope needs the asset's name or its uri")
@@ -133,7 +149,9 @@ class AssetScope:
     @property
     def row(self) -> Row:
         """How a store names it."""
-        return ("", "asset", self.name, -1, "") if self.name is not None else ("", "uri", self.uri or "", -1, "")
+        return (
+            ("", "asset", self.name, -1, "") if self.name is not None else ("", "uri", self.uri or "", -1, "")
+        )
 
     @classmethod
     def from_airflow(cls, source: Any) -> AssetScope:
@@ -147,7 +165,9 @@ class AssetScope:
         """
         name, uri = getattr(source, "name", None), getattr(source, "uri", None)
         if name is None and uri is None:
-            raise InvalidArgumentError(f"a {type(source).__name__} names no asset: it has neither name nor uri")
+            raise InvalidArgumentError(
+                f"a {type(source).__name__} names no asset: it has neither name nor uri"
+            )
         return cls(name, uri)
 
 
@@ -171,8 +191,20 @@ def is_storable(text: str) -> bool:
     return "\0" not in text
 
 
-def running_task() -> tuple[TaskScope, int] | None:
-    """The scope and attempt of the Airflow task that this process is running, if it is running one."""
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """What runs in this process: whose task, which attempt of it, and how many there may be.
+
+    A user's clear raises `max_tries`; a retry does not.
+    """
+
+    scope: TaskScope
+    attempt: int
+    max_tries: int | None
+
+
+def running_task() -> RunningTask | None:
+    """The Airflow task that this process is running, if it is running one."""
     # A running task has imported airflow.sdk long before; a process that has not is not worth a second of import.
     sdk = sys.modules.get("airflow.sdk")
     if sdk is None:
@@ -181,4 +213,4 @@ def running_task() -> tuple[TaskScope, int] | None:
         ti = sdk.get_current_context()["ti"]
     except RuntimeError:
         return None
-    return TaskScope.from_airflow(ti), ti.try_number
+    return RunningTask(TaskScope.from_airflow(ti), ti.try_number, getattr(ti, "max_tries", None))

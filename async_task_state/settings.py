@@ -31,6 +31,8 @@ LOCAL_EXECUTORS: Final = frozenset(
     {"LocalExecutor", "SequentialExecutor", "DebugExecutor", "InProcessExecutor"}
 )
 
+ON_CLEAR: Final = ("restart", "resume")
+
 NEVER_EXPIRE: Final = timedelta.max
 """A retention that never ends; the very object that Airflow calls `NEVER_EXPIRE`."""
 
@@ -62,6 +64,8 @@ class Settings:
         exit_timeout: Seconds that leaving a state, or the process, may take to save what is pending.
         max_value_bytes: The longest JSON of one value, in bytes.
         default_retention_days: Days after its last write that a key is kept; 0 keeps it for ever.
+        on_clear: What a task finds that a user has cleared: "restart" an empty state, "resume" the one it left.
+        clear_on_success: Whether a task's state is deleted when it has succeeded.
 
     Raises:
         SettingsError: A value is of the wrong type or out of range.
@@ -73,6 +77,8 @@ class Settings:
     exit_timeout: float = 5.0
     max_value_bytes: int = 1024 * 1024
     default_retention_days: float = 30.0
+    on_clear: str = "restart"
+    clear_on_success: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dsn", Dsn(self.dsn))
@@ -84,6 +90,12 @@ class Settings:
         if not is_number(days) or days < 0:
             raise SettingsError(
                 f"[{SECTION}] default_retention_days must be a number of at least 0, not {days!r}"
+            )
+        if self.on_clear not in ON_CLEAR:
+            raise SettingsError(f"[{SECTION}] on_clear must be 'restart' or 'resume', not {self.on_clear!r}")
+        if type(self.clear_on_success) is not bool:
+            raise SettingsError(
+                f"[{SECTION}] clear_on_success must be true or false, not {self.clear_on_success!r}"
             )
 
     def __repr__(self) -> str:
@@ -112,6 +124,9 @@ def load_settings() -> Settings:
 
     values: dict[str, Any] = {}
     for name, default in DEFAULTS.items():
+        if isinstance(default, bool):
+            values[name] = _flag(name, conf.get(SECTION, name, fallback=str(default)))
+            continue
         text = conf.get(SECTION, name, fallback=str(default))
         try:
             values[name] = type(default)(text)
@@ -128,6 +143,14 @@ def load_settings() -> Settings:
     elif not dsn:
         dsn = f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
     return Settings(dsn=dsn, **values)
+
+
+def _flag(name: str, text: str) -> bool:
+    known = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+    value = known.get(text.strip().lower())
+    if value is None:
+        raise SettingsError(f"[{SECTION}] {name} must be true or false, not {text!r}")
+    return value
 
 
 def retention_seconds(retention: timedelta | None, default: float | None) -> float | None:

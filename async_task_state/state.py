@@ -1,43 +1,28 @@
-"""`task_state()` and the handle it gives."""
+"""`task_state()` and `asset_state()`: whose state it is, and what comes of a user's clear."""
 
 from __future__ import annotations
 
-import logging
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import anyio
-
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
-from async_task_state.errors import (
-    AsyncTaskStateError,
-    InvalidArgumentError,
-    NoScopeError,
-    ReadOnlyStateError,
-    StaleWriterError,
-    StateNotOpenError,
-    StoreUnavailableError,
-)
-from async_task_state.pending import Stats
-from async_task_state.scopes import MAX_NUMBER, TaskScope, running_task
-from async_task_state.settings import Dsn, check_executor, check_seconds, load_settings, retention_seconds
-from async_task_state.waiting import give_turn, turn_given, turn_is_due
-from async_task_state.work import WorkSet
+from async_task_state.codec import RESERVED_PREFIX, decode, encode_changes
+from async_task_state.errors import InvalidArgumentError, NoScopeError
+from async_task_state.handle import State, states_open_here
+from async_task_state.scopes import AssetScope, TaskScope, running_task
+from async_task_state.settings import ON_CLEAR, check_executor, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import timedelta
-    from types import TracebackType
+    from collections.abc import Callable, Mapping
 
-    from async_task_state.pending import Pending
     from async_task_state.settings import Settings
-    from async_task_state.stores import Snapshot, Store
+    from async_task_state.stores import Change, Store
 
-__all__ = ["TaskState", "task_state"]
+__all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "task_state"]
 
-log = logging.getLogger(__name__)
+OnClear: TypeAlias = "Literal['restart', 'resume'] | Callable[[dict[str, Any]], Mapping[str, Any]]"
+"""What comes of a state when a user has cleared its task; a function says what is kept of the values."""
 
-_opened: ContextVar[tuple[TaskState, ...]] = ContextVar("async_task_state_opened", default=())
+MAX_TRIES: Final = f"{RESERVED_PREFIX}max_tries"
+"""The key by which a later attempt can tell a user's clear, which raises that number, from a retry."""
 
 
 def task_state(
@@ -47,6 +32,7 @@ def task_state(
     store: str | Store | None = None,
     max_delay: float | None = None,
     read_only: bool = False,
+    on_clear: OnClear | None = None,
 ) -> TaskState:
     """The durable state of a task, to be entered with `async with`.
 
@@ -62,6 +48,9 @@ def task_state(
             `[async_task_state] dsn` or `conn_id`.
         max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
         read_only: Read the state as it is when entered. Takes no lease, so it fences nobody, and cannot write.
+        on_clear: What the task finds when a user has cleared it: "restart" an empty state, "resume" what it left. A
+            function is called with what it left, without what work sets keep, and returns what a restart keeps.
+            None takes `[async_task_state] on_clear`.
 
     Raises:
         NoScopeError: No scope was given, no task is running and no state is open.
@@ -71,9 +60,9 @@ def task_state(
     """
     running = running_task()
     if scope is None:
-        opened = _open_here()
+        opened = [handle for handle in states_open_here() if isinstance(handle, TaskState)]
         if running is not None:
-            scope = running[0]
+            scope = running.scope
         elif opened:
             scope, store = opened[-1].scope, opened[-1]._store if store is None else store
         else:
@@ -81,328 +70,146 @@ def task_state(
                 "no task is running here, so say whose state it is: task_state(TaskScope(dag_id, run_id, task_id)),"
                 " or in a trigger self.task_state() of CheckpointTrigger"
             )
-    if attempt is None and running is not None and running[0] == scope:
-        attempt = running[1]
+    max_tries = None
+    if running is not None and running.scope == scope:
+        attempt = running.attempt if attempt is None else attempt
+        max_tries = running.max_tries if attempt == running.attempt else None
+    store, settings = configured(store)
+    return TaskState(
+        scope,
+        attempt=attempt,
+        store=store,
+        settings=settings,
+        max_delay=max_delay,
+        read_only=read_only,
+        on_clear=on_clear,
+        max_tries=max_tries,
+    )
+
+
+def asset_state(
+    asset: object,
+    *,
+    store: str | Store | None = None,
+    max_delay: float | None = None,
+    read_only: bool = False,
+) -> AssetState:
+    """The durable state of an asset, to be entered with `async with`: where a watcher or an incremental load stands.
+
+    It is known by the asset's name, or by its URI where only that is given, and belongs to no run. Whoever opens it
+    last holds it.
+
+    Args:
+        asset: An Airflow `Asset` or a reference to one, an `AssetScope`, or an asset's name.
+        store: As for `task_state`, and so are the others.
+        max_delay: Seconds until a checkpoint is durable, at most.
+        read_only: Take no lease, and do not write.
+
+    Raises:
+        InvalidArgumentError: `asset` names no asset, or another argument is of the wrong type or out of range.
+        SettingsError: As for `task_state`.
+    """
+    if isinstance(asset, AssetScope):
+        scope = asset
+    else:
+        scope = AssetScope(asset) if isinstance(asset, str) else AssetScope.from_airflow(asset)
+    store, settings = configured(store)
+    return AssetState(scope, store=store, settings=settings, max_delay=max_delay, read_only=read_only)
+
+
+def configured(store: str | Store | None) -> tuple[str | Store, Settings]:
+    """The store that is given or configured, and the settings."""
     settings = load_settings()
     if store is None:
         store = settings.dsn
         check_executor(store)
-    return TaskState(
-        scope, attempt=attempt, store=store, settings=settings, max_delay=max_delay, read_only=read_only
-    )
+    return store, settings
 
 
-def _open_here() -> tuple[TaskState, ...]:
-    """The states that are open in this context; one may have been left in another."""
-    return tuple(handle for handle in _opened.get() if handle.is_open)
-
-
-class TaskState:
-    """One holder's handle on the state of one task; `task_state()` makes it.
-
-    Entering it takes the scope's lease, so that every earlier holder is fenced: what it still tries to write is
-    refused. Leaving it flushes, shielded from cancellation, for at most `exit_timeout`. A handle that was left can be
-    entered again as long as nobody else has opened the scope since; it goes on with the same lease.
-
-    A loop of checkpoints that awaits nothing else gives the event loop a turn every few milliseconds.
-
-    Every method raises `StateNotOpenError` outside the `async with`, `StaleWriterError` once another holder has
-    opened the scope, and `StoreUnavailableError` when the store has been away for `outage_timeout`.
-    """
+class TaskState(State):
+    """One holder's handle on the state of one task; `task_state()` makes it."""
 
     def __init__(
         self,
         scope: TaskScope,
         *,
-        attempt: int | None = None,
-        store: str | Store,
-        settings: Settings,
-        max_delay: float | None = None,
-        read_only: bool = False,
+        on_clear: OnClear | None = None,
+        max_tries: int | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(scope, TaskScope):
             raise InvalidArgumentError(f"scope must be a TaskScope, not {type(scope).__name__}")
-        if attempt is not None and (type(attempt) is not int or not 0 <= attempt < MAX_NUMBER):
-            raise InvalidArgumentError(f"attempt must be an integer from 0 to 2^31, not {attempt!r}")
-        check_seconds("max_delay", max_delay)
-        self._scope = scope
-        self._wanted_attempt = attempt
-        self._store = Dsn(store) if isinstance(store, str) else store
-        self._settings = settings
-        self._max_delay = settings.max_delay if max_delay is None else max_delay
-        self._read_only = read_only
-        self._retention = settings.default_retention
-        self._max_bytes = settings.max_value_bytes
-        self._depth = 0
-        self._outer: TaskState | None = None
-        self._pending: Pending | None = None
-        self._snapshot: Snapshot | None = None
-        self._resumed = False
-        self._works: dict[str, WorkSet] = {}
-
-    def __repr__(self) -> str:
-        return f"<TaskState {self._scope} {'open' if self._depth else 'closed'}>"
-
-    async def __aenter__(self) -> TaskState:  # noqa: PYI034 - joining gives the outer handle
-        """Open the state: take the lease and read what earlier holders left.
-
-        Raises:
-            StaleAttemptError: A later attempt has opened it.
-            StaleWriterError: This handle was left, and another holder has opened the scope since.
-            StoreError: The store cannot serve, or has not answered for `outage_timeout`.
-        """
-        outer = next((handle for handle in reversed(_open_here()) if self._joins(handle)), None)
-        if outer is not None:
-            self._outer = outer
-            self._pending, self._snapshot, self._works = outer._pending, outer._snapshot, outer._works
-            self._resumed = outer._resumed
-            outer._depth += 1
-            self._depth += outer is not self
-            return outer
-        if self._pending is not None:
-            await self._pending.confirm()
-        else:
-            from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio, 50 ms
-
-            writer = await writer_of(self._store, self._settings)
-            if self._read_only:
-                self._snapshot = await writer.call(writer.store.read, self._scope)
-                self._works = {}
-                self._resumed = self._snapshot is not None and bool(self._snapshot.entries)
-            else:
-                self._pending, self._resumed = await writer.open(
-                    self._scope, self._wanted_attempt, self._max_delay
-                )
-        self._depth = 1
-        turn_given()
-        _opened.set((*_open_here(), self))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Flush and leave.
-
-        Raises:
-            AsyncTaskStateError: The last flush failed and the body raised nothing.
-        """
-        outer, self._outer = self._outer or self, None
-        try:
-            if self._pending is not None:
-                await self._last_flush(self._pending)
-        except AsyncTaskStateError as failure:
-            if error is None:
-                raise
-            log.log(
-                logging.INFO if isinstance(failure, StaleWriterError) else logging.ERROR,
-                "on leaving: %s",
-                failure,
+        if on_clear is not None and on_clear not in ON_CLEAR and not callable(on_clear):
+            raise InvalidArgumentError(
+                f"on_clear must be 'restart', 'resume' or a function, not {on_clear!r}"
             )
-        finally:
-            outer._depth -= 1
-            self._depth -= outer is not self
-            if outer._depth == 0:
-                # Not reset(token): a generator may be closed in another context than it was begun in.
-                _opened.set(_open_here())
+        super().__init__(scope, **options)
+        self._task = scope
+        self._on_clear = self._settings.on_clear if on_clear is None else on_clear
+        self._max_tries = max_tries
+        self._cleared = False
 
     @property
     def scope(self) -> TaskScope:
         """Whose state this is."""
-        return self._scope
+        return self._task
 
     @property
     def attempt(self) -> int:
         """The attempt that holds the state; for a read-only state the newest that has held it, 0 for none."""
         self._entered()
-        holder = self._pending or self._snapshot
-        return 0 if holder is None else holder.lease.attempt
+        return self._attempt
 
     @property
-    def resumed(self) -> bool:
-        """Whether there was anything in the state when it was opened."""
+    def cleared(self) -> bool:
+        """Whether a user has cleared the task since the state was last held, as found when it was opened."""
         self._entered()
-        return self._resumed
+        return self._cleared
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it is entered and not yet left."""
-        return self._depth > 0
-
-    @property
-    def stats(self) -> Stats:
-        """What this handle has recorded and committed so far."""
-        return Stats() if self._pending is None else self._pending.stats
-
-    async def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, what was recorded last, saved or not.
-
-        Args:
-            key: A key that `set` or `checkpoint` takes.
-            default: What to return where there is none.
-
-        Raises:
-            InvalidKeyError: `key` cannot be a key.
-        """
-        values = self._readable()
-        text = values.get(key) if isinstance(key, str) else None
-        if text is None or key.startswith(RESERVED_PREFIX):
-            check_key(key)
-            return default
-        return decode(text)
-
-    async def get_all(self) -> dict[str, Any]:
-        """Every key and its value, without what work sets keep."""
-        values = self._readable()
-        return {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
-
-    async def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
-        """Save a value; it is durable when this returns, and so is everything recorded before it.
-
-        Args:
-            key: 1 to 512 characters.
-            value: Any JSON value but None at the top.
-            retention: How long to keep it, or `NEVER_EXPIRE`; None takes `[async_task_state] default_retention_days`.
-
-        Raises:
-            InvalidKeyError: `key` cannot be a key.
-            InvalidValueError: `value` is not JSON.
-            ValueTooLargeError: Its JSON is longer than `[async_task_state] max_value_bytes`.
-            InvalidArgumentError: `retention` is not a `timedelta` above 0.
-        """
-        pending = self._writable()
-        check_key(key)
-        seconds = retention_seconds(retention, self._retention)
-        pending.record({key: (encode(key, value, self._max_bytes), seconds)})
-        await pending.flush()
-
-    async def checkpoint(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
-        """Record values, together; durable within `max_delay`, or with the next call that waits for durability.
-
-        Costs microseconds: only the newest value of a key is saved, many checkpoints in one commit. What a crash
-        leaves is the state as it was after one of the calls, never a part of one.
-
-        Args:
-            values: Keys and values, for keys that are no Python names.
-            **named: More of them.
-
-        Raises:
-            InvalidKeyError: A key cannot be one; nothing is recorded.
-            InvalidValueError: A value is not JSON; nothing is recorded.
-            ValueTooLargeError: A value's JSON is too long; nothing is recorded.
-        """
-        pending = self._writable()
-        if values is not None:
-            named = {**values, **named}
-        pending.record(encode_changes(named, pending.values, self._retention, self._max_bytes))
-        if self._must_pause(pending):
-            await self._pause(pending)
-
-    async def flush(self) -> None:
-        """Make everything recorded so far durable before returning."""
-        await self._writable().flush()
-
-    async def delete(self, key: str) -> None:
-        """Remove a key, durably when this returns; one that is not there is no error.
-
-        Raises:
-            InvalidKeyError: `key` cannot be a key.
-        """
-        pending = self._writable()
-        check_key(key)
-        if key in pending.values:
-            pending.record({key: (None, None)})
-        await pending.flush()
-
-    async def clear(self) -> None:
-        """Remove every key and everything that work sets keep, durably when this returns."""
-        pending = self._writable()
+    def _begin(self, values: dict[str, str]) -> None:
+        self._resumed = any(key != MAX_TRIES for key in values)
+        pending, max_tries = self._pending, self._max_tries
+        if pending is None or max_tries is None:
+            return
+        noted = values.get(MAX_TRIES)
+        if noted is not None and int(noted) >= max_tries:
+            return
+        changes: dict[str, Change] = {MAX_TRIES: (str(max_tries), None)}
+        self._cleared = noted is not None
+        if not self._cleared or self._on_clear == "resume":
+            pending.record(changes)
+            return
+        if callable(self._on_clear):
+            kept = self._on_clear(
+                {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
+            )
+            changes |= encode_changes(kept, (), self._retention, self._max_bytes)
+        self._resumed = len(changes) > 1
         pending.check()
         with pending.lock:
-            pending.whole(pending.clear, [work._forget for work in self._works.values()])
-        await pending.flush()
+            pending.whole(pending.clear, (), changes)
 
-    async def is_current(self) -> bool:
-        """Flush, and ask the store whether this handle still holds the lease. May be asked after leaving, too."""
-        if self._read_only:
-            raise ReadOnlyStateError(
-                f"the state of {self._scope} was opened with read_only=True: it holds no lease"
-            )
-        if self._pending is None:
-            raise self._not_open()
-        try:
-            await self._pending.confirm()
-        except StaleWriterError:
-            return False
-        return True
+    @property
+    def _turn(self) -> int:
+        return self._attempt
 
-    def work(self, name: str) -> WorkSet:
-        """The set of items of that name that are done; the same object at each call.
+    def _joins(self, handle: State) -> bool:
+        joins = super()._joins(handle)
+        if joins and isinstance(handle, TaskState):
+            self._cleared = handle._cleared
+        return joins
 
-        Args:
-            name: 1 to 200 characters.
 
-        Raises:
-            InvalidKeyError: `name` cannot be part of a key.
-        """
-        self._readable()
-        work = self._works.get(name)
-        if work is None:
-            work = self._works[name] = WorkSet(self, name)
-        return work
+class AssetState(State):
+    """One holder's handle on the state of one asset; `asset_state()` makes it."""
 
-    def _joins(self, handle: TaskState) -> bool:
-        """Whether entering this one means to go on with a handle that is open in this context."""
-        return handle is self or (
-            handle._scope == self._scope
-            and handle._store == self._store
-            and handle._read_only == self._read_only
-            and self._wanted_attempt in (None, handle.attempt)
-            and self._pending is None
-            and not (handle._pending is not None and handle._pending.orphaned)
-        )
+    def __init__(self, scope: AssetScope, **options: Any) -> None:
+        if not isinstance(scope, AssetScope):
+            raise InvalidArgumentError(f"scope must be an AssetScope, not {type(scope).__name__}")
+        super().__init__(scope, **options)
+        self._asset = scope
 
-    async def _last_flush(self, pending: Pending) -> None:
-        with anyio.move_on_after(self._settings.exit_timeout, shield=True) as deadline:
-            await pending.flush()
-        if deadline.cancelled_caught:
-            raise StoreUnavailableError(
-                f"not saved within [async_task_state] exit_timeout = {self._settings.exit_timeout:g} s, and still being"
-                f" tried: {pending.unsaved()}"
-            )
-
-    def _must_pause(self, pending: Pending) -> bool:
-        """After a call that does not wait: whether the caller is faster than the store, or than its loop."""
-        return pending.full or turn_is_due()
-
-    async def _pause(self, pending: Pending) -> None:
-        if pending.full:
-            await pending.flush()
-        else:
-            await give_turn()
-
-    def _entered(self) -> None:
-        if self._pending is None and not (self._read_only and self._depth):
-            raise self._not_open()
-
-    def _not_open(self) -> StateNotOpenError:
-        again = (
-            " It was, and has been left." if self._pending is not None or self._snapshot is not None else ""
-        )
-        return StateNotOpenError(
-            f"the state of {self._scope} is not open: enter it with `async with`.{again}"
-        )
-
-    def _readable(self) -> dict[str, str]:
-        if self._depth == 0:
-            raise self._not_open()
-        if self._pending is None:
-            return {} if self._snapshot is None else self._snapshot.entries
-        self._pending.check()
-        return self._pending.values
-
-    def _writable(self) -> Pending:
-        if self._depth == 0:
-            raise self._not_open()
-        if self._pending is None:
-            raise ReadOnlyStateError(f"the state of {self._scope} was opened with read_only=True")
-        return self._pending
+    @property
+    def scope(self) -> AssetScope:
+        """Whose state this is."""
+        return self._asset

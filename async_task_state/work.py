@@ -19,8 +19,8 @@ from async_task_state.errors import InvalidItemError, InvalidKeyError, StoreErro
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 
+    from async_task_state.handle import State
     from async_task_state.pending import Pending
-    from async_task_state.state import TaskState
     from async_task_state.stores import Change
 
 __all__ = ["Failure", "WorkCounts", "WorkSet", "WorkSummary"]
@@ -112,7 +112,7 @@ class WorkSet:
     done again.
     """
 
-    def __init__(self, state: TaskState, name: str) -> None:
+    def __init__(self, state: State, name: str) -> None:
         check_key(name, "work set's name")
         if len(name) > MAX_NAME_CHARS:
             raise InvalidKeyError(
@@ -273,7 +273,7 @@ class WorkSet:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         pending = self._state._writable()
         pending.check()
-        attempt = self._state.attempt
+        attempt = self._state._turn
         earlier = self._failures.get(digest)
         failure = Failure(
             item,
@@ -293,9 +293,7 @@ class WorkSet:
     def _given_up(self, digest: bytes, tries: int) -> bool:
         """Whether this attempt of the task has tried an item that often and failed."""
         failure = self._failures.get(digest)
-        return (
-            failure is not None and failure.attempt == self._state.attempt and failure.attempt_tries >= tries
-        )
+        return failure is not None and failure.attempt == self._state._turn and failure.attempt_tries >= tries
 
     def _load(self, values: dict[str, str]) -> None:
         # To the last colon: another set's name may begin with this one's and a colon.
@@ -315,6 +313,10 @@ class WorkSet:
             self._begin_tail(self._tail_number, last)
         else:
             self._begin_tail(self._tail_number + 1)
+
+    def _reload(self, values: dict[str, str]) -> None:
+        self._forget()
+        self._load(values)
 
     def _forget(self) -> None:
         self._done.clear()

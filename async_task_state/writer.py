@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-    from async_task_state.scopes import TaskScope
+    from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
     from async_task_state.stores import Snapshot, Store
 
@@ -67,7 +67,7 @@ class Writer:
         self._away_because: Exception | None = None
         self._bell: asyncio.Future[None] | None = None
         self._tasks: dict[Waiter, asyncio.Task[None]] = {}
-        self._holders: WeakValueDictionary[TaskScope, Pending] = WeakValueDictionary()
+        self._holders: WeakValueDictionary[Scope, Pending] = WeakValueDictionary()
         self.loop: asyncio.AbstractEventLoop
         self._serving: asyncio.Task[None] | None = None
         self._open_for_use: asyncio.Event
@@ -78,8 +78,8 @@ class Writer:
         self._thread.start()
         self._started.wait()
 
-    async def open(self, scope: TaskScope, attempt: int | None, max_delay: float) -> tuple[Pending, bool]:
-        """Take the lease of a scope; also whether an earlier holder left anything.
+    async def open(self, scope: Scope, attempt: int | None, max_delay: float) -> Pending:
+        """Take the lease of a scope.
 
         Raises:
             StaleAttemptError: A later attempt has held the scope.
@@ -93,7 +93,7 @@ class Writer:
         snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt)
         pending = Pending(self, snapshot.lease, snapshot.entries, max_delay)
         self._holders[scope] = pending
-        return pending, bool(snapshot.entries)
+        return pending
 
     async def call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
         """Run a method of the store on the writer's thread, again while it is unavailable, and return its answer."""
@@ -105,6 +105,12 @@ class Writer:
             # A caller that has gone must not take a lease later, from whoever has it then.
             self._post(self._dismiss, waiter)
             raise
+
+    def ask(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+        """The same for a thread without an event loop; it is blocked meanwhile."""
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        return asyncio.run_coroutine_threadsafe(self._until_available(method, args), self.loop).result()
 
     def enqueue(self, pending: Pending) -> None:
         """Commit a holder's changes when they are due. Its lock is held."""

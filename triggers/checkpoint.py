@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from abc import abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.triggers.base import BaseTrigger
 
 from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
-from async_task_state.scopes import TaskScope, running_task
-from async_task_state.state import TaskState, task_state
+from async_task_state.scopes import RunningTask, TaskScope, running_task
+from async_task_state.state import OnClear, TaskState, configured
+from async_task_state.sync import SyncTaskState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from airflow.triggers.base import TriggerEvent
 
@@ -35,19 +37,30 @@ class CheckpointTrigger(BaseTrigger):
     Attributes:
         max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
         store: A dsn or a store of its own; None takes `[async_task_state] dsn`, as the task does.
+        on_clear: What is found when a user has cleared the task: see `async_task_state.task_state`. May be a method
+            that takes the values there were and returns those that are kept.
     """
 
     max_delay: float | None = None
     store: str | Store | None = None
+    on_clear: OnClear | None = None
 
     _state: TaskState | None = None
     _fired = False
+    _deferred_by: RunningTask | None = None
     # dag.test() runs a trigger in the process of the task that deferred, and does not tell it whose it is.
-    _deferring: ClassVar[tuple[TaskScope, int] | None] = None
+    _deferring: ClassVar[RunningTask | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "serialize" in cls.__dict__:
+            # Airflow's last call in the worker before the task is deferred.
+            cls.serialize = _beginning(cls.serialize)  # type: ignore[method-assign]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-        CheckpointTrigger._deferring = running_task() or CheckpointTrigger._deferring
+        self._deferred_by = running_task()
+        CheckpointTrigger._deferring = self._deferred_by or CheckpointTrigger._deferring
 
     @abstractmethod
     def run_with_state(self, state: TaskState) -> AsyncGenerator[TriggerEvent, None]:
@@ -75,15 +88,34 @@ class CheckpointTrigger(BaseTrigger):
         """
         task_instance: Any = self.task_instance
         if task_instance is not None:
-            scope, attempt = TaskScope.from_airflow(task_instance), task_instance.try_number
+            whose = RunningTask(TaskScope.from_airflow(task_instance), task_instance.try_number, None)
         elif CheckpointTrigger._deferring is not None:
-            scope, attempt = CheckpointTrigger._deferring
+            whose = CheckpointTrigger._deferring
         else:
             raise NoScopeError(
                 f"{type(self).__name__} has no task instance: only a trigger that a task deferred to has a task's state"
             )
-        self._state = task_state(scope, attempt=attempt, store=self.store, max_delay=self.max_delay)
+        self._state = self._state_of(whose)
         return self._state
+
+    def _state_of(self, whose: RunningTask) -> TaskState:
+        store, settings = configured(self.store)
+        return TaskState(
+            whose.scope,
+            attempt=whose.attempt,
+            store=store,
+            settings=settings,
+            max_delay=self.max_delay,
+            on_clear=self.on_clear,
+            max_tries=whose.max_tries,
+        )
+
+    def _begin(self) -> None:
+        """Open the state in the task that defers: only there is it known whether a user has cleared the task."""
+        whose, self._deferred_by = self._deferred_by, None
+        if whose is not None:
+            with SyncTaskState(self._state_of(whose)):
+                pass
 
     async def run(self) -> AsyncGenerator[TriggerEvent, None]:
         """Open the state, run the author's part, and let no event leave before what it rests on is durable."""
@@ -137,3 +169,12 @@ class CheckpointTrigger(BaseTrigger):
             return not await self._state.is_current()
         except AsyncTaskStateError:
             return False
+
+
+def _beginning(serialize: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(serialize)
+    def begin_and_serialize(self: CheckpointTrigger) -> Any:
+        self._begin()
+        return serialize(self)
+
+    return begin_and_serialize

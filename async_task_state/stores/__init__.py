@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from async_task_state.errors import SettingsError
+from async_task_state.scopes import AssetScope
 from async_task_state.settings import Dsn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from async_task_state.scopes import Scope, TaskScope
+    from async_task_state.scopes import Scope
 
 __all__ = [
     "Batch",
@@ -187,9 +188,16 @@ def stale_attempt(scope: Scope, attempt: int, stored: int) -> str:
     """What an attempt is told that comes too late."""
     return (
         f"attempt {attempt} of {scope} may not open its state: attempt {stored} has. If the run was deleted and made"
-        f" again under the same id, remove the old state: async-task-state clear {scope.dag_id} {scope.run_id}"
-        f" {scope.task_id}{'' if scope.map_index == -1 else f' --map-index {scope.map_index}'}"
+        f" again under the same id, remove the old state: async-task-state clear {_arguments(scope)}"
     )
+
+
+def _arguments(scope: Scope) -> str:
+    """What names a scope on the command line."""
+    if isinstance(scope, AssetScope):
+        return f"--asset {scope.name}" if scope.name is not None else f"--asset-uri {scope.uri}"
+    index = "" if scope.map_index == -1 else f" --map-index {scope.map_index}"
+    return f"{scope.dag_id} {scope.run_id} {scope.task_id}{index}"
 
 
 def sqlite_path(dsn: str) -> str:

@@ -1,0 +1,389 @@
+"""What a holder of state may do with it, whosever it is: a task's or an asset's."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import anyio
+
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
+from async_task_state.errors import (
+    AsyncTaskStateError,
+    InvalidArgumentError,
+    ReadOnlyStateError,
+    StaleWriterError,
+    StateNotOpenError,
+    StoreUnavailableError,
+)
+from async_task_state.pending import Stats
+from async_task_state.scopes import MAX_NUMBER
+from async_task_state.settings import Dsn, check_seconds, retention_seconds
+from async_task_state.waiting import give_turn, turn_given, turn_is_due
+from async_task_state.work import WorkSet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from types import TracebackType
+
+    from async_task_state.pending import Pending
+    from async_task_state.scopes import Scope
+    from async_task_state.settings import Settings
+    from async_task_state.stores import Snapshot, Store
+    from async_task_state.writer import Writer
+
+__all__ = ["State", "states_open_here"]
+
+S = TypeVar("S", bound="State")
+
+log = logging.getLogger(__name__)
+
+_opened: ContextVar[tuple[State, ...]] = ContextVar("async_task_state_opened", default=())
+
+
+def states_open_here() -> tuple[State, ...]:
+    """The states that are open in this context; one may have been left in another."""
+    return tuple(handle for handle in _opened.get() if handle.is_open)
+
+
+class State:
+    """One holder's handle on the state of one task or asset.
+
+    Entering it takes the scope's lease, so that every earlier holder is fenced: what it still tries to write is
+    refused. Leaving it flushes, shielded from cancellation, for at most `exit_timeout`. A handle that was left can be
+    entered again as long as nobody else has opened the scope since; it goes on with the same lease.
+
+    A loop of checkpoints that awaits nothing else gives the event loop a turn every few milliseconds.
+
+    Every method raises `StateNotOpenError` outside the `async with`, `StaleWriterError` once another holder has
+    opened the scope, and `StoreUnavailableError` when the store has been away for `outage_timeout`.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        attempt: int | None = None,
+        store: str | Store,
+        settings: Settings,
+        max_delay: float | None = None,
+        read_only: bool = False,
+    ) -> None:
+        if attempt is not None and (type(attempt) is not int or not 0 <= attempt < MAX_NUMBER):
+            raise InvalidArgumentError(f"attempt must be an integer from 0 to 2^31, not {attempt!r}")
+        check_seconds("max_delay", max_delay)
+        self._scope = scope
+        self._wanted_attempt = attempt
+        self._store = Dsn(store) if isinstance(store, str) else store
+        self._settings = settings
+        self._max_delay = settings.max_delay if max_delay is None else max_delay
+        self._read_only = read_only
+        self._retention = settings.default_retention
+        self._max_bytes = settings.max_value_bytes
+        self._depth = 0
+        self._outer: State | None = None
+        self._writer: Writer | None = None
+        self._pending: Pending | None = None
+        self._snapshot: Snapshot | None = None
+        self._resumed = False
+        self._works: dict[str, WorkSet] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._scope} {'open' if self._depth else 'closed'}>"
+
+    async def __aenter__(self: S) -> S:  # noqa: PYI019 - joining gives the outer handle
+        """Open the state: take the lease and read what earlier holders left.
+
+        Raises:
+            StaleAttemptError: A later attempt has opened it.
+            StaleWriterError: This handle was left, and another holder has opened the scope since.
+            StoreError: The store cannot serve, or has not answered for `outage_timeout`.
+        """
+        outer = next((handle for handle in reversed(states_open_here()) if self._joins(handle)), None)
+        if outer is not None:
+            self._outer = outer
+            self._pending, self._snapshot, self._works = outer._pending, outer._snapshot, outer._works
+            self._writer, self._resumed = outer._writer, outer._resumed
+            outer._depth += 1
+            self._depth += outer is not self
+            return cast("S", outer)
+        if self._pending is not None:
+            await self._pending.confirm()
+        else:
+            from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio, 50 ms
+
+            self._writer = await writer_of(self._store, self._settings)
+            if self._read_only:
+                self._snapshot = await self._writer.call(self._writer.store.read, self._scope)
+                self._works = {}
+            else:
+                self._pending = await self._writer.open(self._scope, self._wanted_attempt, self._max_delay)
+            self._begin(self._values())
+        self._depth = 1
+        turn_given()
+        self.note()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Flush and leave.
+
+        Raises:
+            AsyncTaskStateError: The last flush failed and the body raised nothing.
+        """
+        outer, self._outer = self._outer or self, None
+        try:
+            if self._pending is not None:
+                await self._last_flush(self._pending)
+        except AsyncTaskStateError as failure:
+            if error is None:
+                raise
+            log.log(
+                logging.INFO if isinstance(failure, StaleWriterError) else logging.ERROR,
+                "on leaving: %s",
+                failure,
+            )
+        finally:
+            outer._depth -= 1
+            self._depth -= outer is not self
+            if outer._depth == 0:
+                # Not reset(token): a generator may be closed in another context than it was begun in.
+                _opened.set(states_open_here())
+
+    def note(self) -> None:
+        """Let this context know that the state is open, so that it is joined."""
+        _opened.set((*(handle for handle in states_open_here() if handle is not self), self))
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there was anything in the state when it was opened."""
+        self._entered()
+        return self._resumed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is entered and not yet left."""
+        return self._depth > 0
+
+    @property
+    def stats(self) -> Stats:
+        """What this handle has recorded and committed so far."""
+        return Stats() if self._pending is None else self._pending.stats
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, what was recorded last, saved or not.
+
+        Args:
+            key: A key that `set` or `checkpoint` takes.
+            default: What to return where there is none.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+        """
+        values = self._readable()
+        text = values.get(key) if isinstance(key, str) else None
+        if text is None or key.startswith(RESERVED_PREFIX):
+            check_key(key)
+            return default
+        return decode(text)
+
+    async def get_all(self) -> dict[str, Any]:
+        """Every key and its value, without what work sets keep."""
+        values = self._readable()
+        return {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
+
+    async def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        """Save a value; it is durable when this returns, and so is everything recorded before it.
+
+        Args:
+            key: 1 to 512 characters.
+            value: Any JSON value but None at the top.
+            retention: How long to keep it, or `NEVER_EXPIRE`; None takes `[async_task_state] default_retention_days`.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+            InvalidValueError: `value` is not JSON.
+            ValueTooLargeError: Its JSON is longer than `[async_task_state] max_value_bytes`.
+            InvalidArgumentError: `retention` is not a `timedelta` above 0.
+        """
+        pending = self._writable()
+        check_key(key)
+        seconds = retention_seconds(retention, self._retention)
+        pending.record({key: (encode(key, value, self._max_bytes), seconds)})
+        await pending.flush()
+
+    async def checkpoint(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+        """Record values, together; durable within `max_delay`, or with the next call that waits for durability.
+
+        Costs microseconds: only the newest value of a key is saved, many checkpoints in one commit. What a crash
+        leaves is the state as it was after one of the calls, never a part of one.
+
+        Args:
+            values: Keys and values, for keys that are no Python names.
+            **named: More of them.
+
+        Raises:
+            InvalidKeyError: A key cannot be one; nothing is recorded.
+            InvalidValueError: A value is not JSON; nothing is recorded.
+            ValueTooLargeError: A value's JSON is too long; nothing is recorded.
+        """
+        pending = self._writable()
+        if values is not None:
+            named = {**values, **named}
+        pending.record(encode_changes(named, pending.values, self._retention, self._max_bytes))
+        if self._must_pause(pending):
+            await self._pause(pending)
+
+    async def flush(self) -> None:
+        """Make everything recorded so far durable before returning."""
+        await self._writable().flush()
+
+    async def delete(self, key: str) -> None:
+        """Remove a key, durably when this returns; one that is not there is no error.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+        """
+        pending = self._writable()
+        check_key(key)
+        if key in pending.values:
+            pending.record({key: (None, None)})
+        await pending.flush()
+
+    async def clear(self) -> None:
+        """Remove every key and everything that work sets keep, durably when this returns."""
+        pending = self._writable()
+        pending.check()
+        with pending.lock:
+            pending.whole(pending.clear, [work._forget for work in self._works.values()])
+        await pending.flush()
+
+    async def refresh(self) -> None:
+        """Flush, and then see what others have written without a lease: Airflow's own accessors, its API, a user.
+
+        What this handle records meanwhile stays; of a key that both have written the store has the later one.
+        A read-only state is read anew.
+        """
+        if self._writer is None or self._depth == 0:
+            raise self._not_open()
+        works = [work._reload for work in self._works.values()]
+        if self._pending is None:
+            self._snapshot = await self._writer.call(self._writer.store.read, self._scope)
+            for reload in works:
+                reload(self._values())
+            return
+        await self._pending.flush()
+        with self._pending.refreshing() as since:
+            snapshot = await self._writer.call(self._writer.store.read, self._scope)
+            with self._pending.lock:
+                self._pending.refresh(snapshot, since, works)
+        self._pending.check()
+
+    async def is_current(self) -> bool:
+        """Flush, and ask the store whether this handle still holds the lease. May be asked after leaving, too."""
+        if self._read_only:
+            raise ReadOnlyStateError(
+                f"the state of {self._scope} was opened with read_only=True: it holds no lease"
+            )
+        if self._pending is None:
+            raise self._not_open()
+        try:
+            await self._pending.confirm()
+        except StaleWriterError:
+            return False
+        return True
+
+    def work(self, name: str) -> WorkSet:
+        """The set of items of that name that are done; the same object at each call.
+
+        Args:
+            name: 1 to 200 characters.
+
+        Raises:
+            InvalidKeyError: `name` cannot be part of a key.
+        """
+        self._readable()
+        work = self._works.get(name)
+        if work is None:
+            work = self._works[name] = WorkSet(self, name)
+        return work
+
+    def _begin(self, values: dict[str, str]) -> None:
+        """What there is to do when a state was opened that holds `values`."""
+        self._resumed = bool(values)
+
+    def _values(self) -> dict[str, str]:
+        if self._pending is not None:
+            return self._pending.values
+        return {} if self._snapshot is None else self._snapshot.entries
+
+    @property
+    def _attempt(self) -> int:
+        holder = self._pending or self._snapshot
+        return 0 if holder is None else holder.lease.attempt
+
+    @property
+    def _turn(self) -> int:
+        """Tells this holder's tries of a work item from those of one that shall try it anew."""
+        holder = self._pending or self._snapshot
+        return 0 if holder is None else holder.lease.epoch
+
+    def _joins(self, handle: State) -> bool:
+        """Whether entering this one means to go on with a handle that is open in this context."""
+        return handle is self or (
+            type(handle) is type(self)
+            and handle._scope == self._scope
+            and handle._store == self._store
+            and handle._read_only == self._read_only
+            and (self._wanted_attempt is None or self._wanted_attempt == handle._attempt)
+            and self._pending is None
+            and not (handle._pending is not None and handle._pending.orphaned)
+        )
+
+    async def _last_flush(self, pending: Pending) -> None:
+        with anyio.move_on_after(self._settings.exit_timeout, shield=True) as deadline:
+            await pending.flush()
+        if deadline.cancelled_caught:
+            raise StoreUnavailableError(
+                f"not saved within [async_task_state] exit_timeout = {self._settings.exit_timeout:g} s, and still being"
+                f" tried: {pending.unsaved()}"
+            )
+
+    def _must_pause(self, pending: Pending) -> bool:
+        """After a call that does not wait: whether the caller is faster than the store, or than its loop."""
+        return pending.full or turn_is_due()
+
+    async def _pause(self, pending: Pending) -> None:
+        if pending.full:
+            await pending.flush()
+        else:
+            await give_turn()
+
+    def _entered(self) -> None:
+        if self._pending is None and not (self._read_only and self._depth):
+            raise self._not_open()
+
+    def _not_open(self) -> StateNotOpenError:
+        again = (
+            " It was, and has been left." if self._pending is not None or self._snapshot is not None else ""
+        )
+        return StateNotOpenError(
+            f"the state of {self._scope} is not open: enter it with `async with`.{again}"
+        )
+
+    def _readable(self) -> dict[str, str]:
+        if self._depth == 0:
+            raise self._not_open()
+        if self._pending is not None:
+            self._pending.check()
+        return self._values()
+
+    def _writable(self) -> Pending:
+        if self._depth == 0:
+            raise self._not_open()
+        if self._pending is None:
+            raise ReadOnlyStateError(f"the state of {self._scope} was opened with read_only=True")
+        return self._pending
