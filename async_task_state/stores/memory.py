@@ -13,10 +13,10 @@ from async_task_state.errors import StaleAttemptError
 from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from async_task_state.scopes import TaskScope
-    from async_task_state.stores import Batch
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Batch, Change
 
 __all__ = ["MemoryStore"]
 
@@ -32,6 +32,16 @@ class _Record:
     lease: Lease
     touched_at: float
     entries: dict[str, _Entry] = field(default_factory=dict)
+
+    def change(self, changes: Mapping[str, Change], now: float, *, cleared: bool) -> None:
+        if cleared:
+            self.entries.clear()
+        for key, (value, retention) in changes.items():
+            if value is None:
+                self.entries.pop(key, None)
+            else:
+                self.entries[key] = _Entry(value, None if retention is None else now + retention)
+        self.touched_at = now
 
     def visible(self) -> int:
         return sum(not key.startswith(RESERVED_PREFIX) for key in self.live())
@@ -52,7 +62,7 @@ class MemoryStore:
 
     def __init__(self, *, default_retention: float | None = None) -> None:
         self._default_retention = default_retention
-        self._records: dict[TaskScope, _Record] = {}
+        self._records: dict[Scope, _Record] = {}
         self._ids = itertools.count(1)
 
     @classmethod
@@ -60,7 +70,7 @@ class MemoryStore:
         """The store that everybody in this process who gives this name sees."""
         return cls._shared.setdefault(name, cls(default_retention=default_retention))
 
-    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
         """See `Store.acquire`."""
         record = self._records.get(scope)
         if record is None:
@@ -86,18 +96,11 @@ class MemoryStore:
             record = self._records.get(batch.lease.scope)
             if record is None or record.lease != batch.lease:
                 fenced.add(batch.lease)
-                continue
-            if batch.cleared:
-                record.entries.clear()
-            for key, (value, retention) in batch.changes.items():
-                if value is None:
-                    record.entries.pop(key, None)
-                else:
-                    record.entries[key] = _Entry(value, None if retention is None else now + retention)
-            record.touched_at = now
+            else:
+                record.change(batch.changes, now, cleared=batch.cleared)
         return fenced
 
-    async def read(self, scope: TaskScope) -> Snapshot | None:
+    async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
         record = self._records.get(scope)
         return None if record is None else Snapshot(record.lease, record.live())
@@ -110,11 +113,19 @@ class MemoryStore:
         found = [
             ScopeInfo(scope, record.lease.attempt, record.lease.epoch, record.visible(), record.touched_at)
             for scope, record in self._records.items()
-            if all(value is None or getattr(scope, name) == value for name, value in wanted.items())
+            if all(value is None or getattr(scope, name, None) == value for name, value in wanted.items())
         ]
         return sorted(found, key=lambda info: -info.updated_at)
 
-    async def clear(self, scope: TaskScope) -> int | None:
+    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+        """See `Store.write`."""
+        now = time.time()
+        record = self._records.get(scope)
+        if record is None:
+            record = self._records[scope] = _Record(Lease(scope, next(self._ids), 1, 0), now)
+        record.change(changes, now, cleared=cleared)
+
+    async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
         record = self._records.get(scope)
         if record is None:

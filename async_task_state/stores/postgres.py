@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 import asyncpg
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
-from async_task_state.scopes import TaskScope
-from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.scopes import scope_of
+from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import prepare
 from async_task_state.stores.postgres_sql import (
@@ -34,9 +33,10 @@ from async_task_state.stores.postgres_sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from async_task_state.stores import Batch
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Change
     from async_task_state.stores.postgres_dsn import PostgresDsn
 
 __all__ = ["PostgresStore"]
@@ -45,6 +45,8 @@ COMMAND_SECONDS: Final = 20.0
 """How long the server may take to answer before the connection counts as lost."""
 IDLE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
+NOT_THERE: Final = -1
+"""The epoch of a scope that there is none of."""
 
 
 class PostgresStore:
@@ -67,7 +69,7 @@ class PostgresStore:
         self._doubtful: list[tuple[list[int], list[int]]] = []
         self._retry = 0
 
-    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
         """See `Store.acquire`."""
         async with self._use() as db:
             taken: list[Any] = []
@@ -76,10 +78,10 @@ class PostgresStore:
                 if attempt is not None and attempt < stored:
                     raise StaleAttemptError(stale_attempt(scope, attempt, stored))
                 # From nobody but who was seen to hold it: a call that was lost must not take it from who came since.
-                taken = await self._all(db, self._sql.acquire, *_key_of(scope), attempt, epoch)
+                taken = await self._all(db, self._sql.acquire, *scope.row, attempt, epoch)
             lease = Lease(scope, *taken[0])
             # A statement of its own, for one sees nothing that was committed while it waited for a lock.
-            entries = await self._all(db, self._sql.entries, lease.scope_id) if epoch else []
+            entries = await self._all(db, self._sql.entries, lease.scope_id) if epoch != NOT_THERE else []
         return Snapshot(lease, dict(entries))
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
@@ -92,10 +94,10 @@ class PostgresStore:
                 fenced += await self._save(db, part)
         return fenced
 
-    async def read(self, scope: TaskScope) -> Snapshot | None:
+    async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
         async with self._use() as db:
-            rows = await self._all(db, self._sql.read, *_key_of(scope))
+            rows = await self._all(db, self._sql.read, *scope.row)
         if not rows:
             return None
         return Snapshot(Lease(scope, *rows[0][:3]), {row[3]: row[4] for row in rows if row[3] is not None})
@@ -106,15 +108,22 @@ class PostgresStore:
         """See `Store.scopes`."""
         async with self._use() as db:
             rows = await self._all(db, self._sql.scopes, dag_id, run_id, task_id, RESERVED_PREFIX)
-        return [
-            ScopeInfo(TaskScope(row[0], row[1], row[2], row[3], UUID(row[4]) if row[4] else None), *row[5:])
-            for row in rows
-        ]
+        return [ScopeInfo(scope_of(tuple(row[:5])), *row[5:]) for row in rows]
 
-    async def clear(self, scope: TaskScope) -> int | None:
+    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+        """See `Store.write`.
+
+        It is a transaction, never a single statement: what a lost connection may still do is then nothing, unless its
+        COMMIT is under way.
+        """
+        async with self._use() as db, _transaction(db):
+            row = await db.fetchrow(self._sql.make, *scope.row)
+            await self._change(db, Rows.of([Batch(Lease(scope, *row), dict(changes), cleared)]))
+
+    async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
         async with self._use() as db, _transaction(db):
-            row = await db.fetchrow(self._sql.lock, *_key_of(scope))
+            row = await db.fetchrow(self._sql.lock, *scope.row)
             if row is None:
                 return None
             await db.execute(self._sql.reset, row[0])
@@ -193,12 +202,18 @@ class PostgresStore:
             async with _transaction(db):
                 answer = await db.fetchrow(self._sql.fence, array_of(ids), array_of(numbers), self._retry)
                 if answer[0]:
-                    await db.execute(self._sql.clear, array_of(rows.cleared))
-                    for start in range(0, len(rows.ids), ROWS_A_STATEMENT):
-                        some = array_of(rows.ids[start : start + ROWS_A_STATEMENT])
-                        await db.execute(self._sql.upsert, some, *rows.arguments(start))
-                    await db.execute(self._sql.delete, array_of(rows.gone_ids), *joined(rows.gone_keys))
+                    await self._change(db, rows)
         return answer[0], answer[1]
+
+    async def _change(self, db: Any, rows: Rows) -> None:
+        """Change rows of scopes that this transaction has locked."""
+        if rows.cleared:
+            await db.execute(self._sql.clear, array_of(rows.cleared))
+        for start in range(0, len(rows.ids), ROWS_A_STATEMENT):
+            some = array_of(rows.ids[start : start + ROWS_A_STATEMENT])
+            await db.execute(self._sql.upsert, some, *rows.arguments(start))
+        if rows.gone_ids:
+            await db.execute(self._sql.delete, array_of(rows.gone_ids), *joined(rows.gone_keys))
 
     async def _fence_the_lost(self, db: Any) -> None:
         """Keep what a lost connection may still do from being done: its statements say an older `retry`."""
@@ -215,10 +230,10 @@ class PostgresStore:
             # A statement of its own: it sees what was saved before the rows were locked.
             return bool(_count(await db.execute(self._sql.forget, array_of(ids))))
 
-    async def _newest(self, db: Any, scope: TaskScope) -> tuple[int, int]:
-        """The scope's attempt and epoch; zeros where nobody has ever held it."""
-        rows = await self._all(db, self._sql.newest, *_key_of(scope))
-        return (rows[0][0], rows[0][1]) if rows else (0, 0)
+    async def _newest(self, db: Any, scope: Scope) -> tuple[int, int]:
+        """The scope's attempt and epoch."""
+        rows = await self._all(db, self._sql.newest, *scope.row)
+        return (rows[0][0], rows[0][1]) if rows else (0, NOT_THERE)
 
     async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
         """The rows that a statement in a transaction of its own returns."""
@@ -289,11 +304,6 @@ async def _transaction(db: Any) -> AsyncIterator[None]:
     await db.execute(BEGIN)
     yield
     await db.execute("COMMIT")
-
-
-def _key_of(scope: TaskScope) -> tuple[str, str, str, int, str]:
-    region = "" if scope.region_id is None else str(scope.region_id)
-    return scope.dag_id, scope.run_id, scope.task_id, scope.map_index, region
 
 
 def _count(status: str) -> int:

@@ -71,6 +71,16 @@ WITH good AS MATERIALIZED (
 _ANSWER: Final = "SELECT all_held, untouched FROM good"
 
 
+# A key column is among those set so that the row is locked FOR UPDATE, and so before it is looked at: no commit is
+# under way then, and rows may be locked in any order.
+_MAKE: Final = (
+    "INSERT INTO {{schema}}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
+    " VALUES ($1, $2, $3, $4, $5, {0}, now())"
+    " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
+    " touched_at = now()"
+)
+
+
 def _upsert(ids: str, first: int, where: str = "") -> str:
     """The upsert of columns of rows, each a text: parameters from `first` on.
 
@@ -133,16 +143,12 @@ class Statements:
             f" ON id = lost.scope_id AND {_LEASE} = lost.lease ORDER BY id FOR UPDATE OF scope) AS held"
             " WHERE s.id = held.id AND s.retry < $3"
         )
-        # A key column is among those set so that the row is locked FOR UPDATE before it is looked at. An epoch that
-        # nobody has, 0, is for a scope that is not there.
         self.acquire = sql(
-            "INSERT INTO {schema}.scope AS s"
-            " (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
-            " VALUES ($1, $2, $3, $4, $5, coalesce($6::integer, 1), 1, now())"
-            " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
-            " attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, retry = 0, touched_at = now()"
-            " WHERE s.epoch = $7 RETURNING id, attempt, epoch"
+            _MAKE.format("coalesce($6::integer, 1), 1")
+            + ", attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, retry = 0 WHERE s.epoch = $7"
+            " RETURNING id, attempt, epoch"
         )
+        self.make = sql(_MAKE.format("1, 0") + " RETURNING id, attempt, epoch")
         self.newest = sql(f"SELECT attempt, epoch FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
         self.entries = sql(
             f"SELECT key, value FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE} ORDER BY key"
@@ -157,7 +163,8 @@ class Statements:
             " extract(epoch FROM coalesce(max(updated_at), touched_at))::float8 AS updated"
             f" FROM {{schema}}.scope LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE}"
             " WHERE ($1::text IS NULL OR dag_id = $1) AND ($2::text IS NULL OR run_id = $2)"
-            " AND ($3::text IS NULL OR task_id = $3) GROUP BY id ORDER BY updated DESC"
+            " AND ($3::text IS NULL OR task_id = $3) AND (dag_id <> '' OR coalesce($1, $2, $3) IS NULL)"
+            " GROUP BY id ORDER BY updated DESC"
         )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
         self.reset = sql("UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, retry = 0 WHERE id = $1")

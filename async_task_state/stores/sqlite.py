@@ -14,19 +14,19 @@ import time
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import UUID
 
 import aiosqlite
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError, StoreError, StoreUnavailableError
-from async_task_state.scopes import TaskScope
-from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.scopes import scope_of
+from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from async_task_state.stores import Batch
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Change
 
 __all__ = ["SQLiteStore"]
 
@@ -94,7 +94,7 @@ class SQLiteStore:
         self._file: tuple[int, int] | None = None
         self._opening = asyncio.Lock()
 
-    async def acquire(self, scope: TaskScope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
         """See `Store.acquire`."""
         try:
             return await self._run(_acquire, scope, attempt)
@@ -107,7 +107,7 @@ class SQLiteStore:
         """See `Store.commit`."""
         return await self._run(_commit, batches)
 
-    async def read(self, scope: TaskScope) -> Snapshot | None:
+    async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
         return await self._run(_read, scope)
 
@@ -117,7 +117,11 @@ class SQLiteStore:
         """See `Store.scopes`."""
         return await self._run(_scopes, dag_id, run_id, task_id)
 
-    async def clear(self, scope: TaskScope) -> int | None:
+    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+        """See `Store.write`."""
+        await self._run(_write, scope, changes, cleared)
+
+    async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
         return await self._run(_clear, scope)
 
@@ -267,32 +271,30 @@ def _create_schema(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _key_of(scope: TaskScope) -> tuple[str, str, str, int, str]:
-    region = "" if scope.region_id is None else str(scope.region_id)
-    return scope.dag_id, scope.run_id, scope.task_id, scope.map_index, region
-
-
 def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
     query = f"SELECT key, value FROM entry WHERE scope_id = ? AND {_LIVE} ORDER BY key"  # noqa: S608 - a constant
     return dict(db.execute(query, (scope_id, time.time())))
 
 
-def _find(db: sqlite3.Connection, scope: TaskScope) -> Lease | None:
+def _find(db: sqlite3.Connection, scope: Scope) -> Lease | None:
     query = f"SELECT id, attempt, epoch FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
-    row = db.execute(query, _key_of(scope)).fetchone()
+    row = db.execute(query, scope.row).fetchone()
     return None if row is None else Lease(scope, *row)
 
 
-def _acquire(db: sqlite3.Connection, scope: TaskScope, attempt: int | None) -> Snapshot:
+def _make(db: sqlite3.Connection, scope: Scope, attempt: int, epoch: int) -> Lease:
+    cursor = db.execute(
+        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*scope.row, attempt, epoch, time.time()),
+    )
+    return Lease(scope, cursor.lastrowid or 0, attempt, epoch)
+
+
+def _acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None) -> Snapshot:
     held = _find(db, scope)
     if held is None:
-        first = 1 if attempt is None else attempt
-        cursor = db.execute(
-            "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, 1, ?)",
-            (*_key_of(scope), first, time.time()),
-        )
-        return Snapshot(Lease(scope, cursor.lastrowid or 0, first, 1), {})
+        return Snapshot(_make(db, scope, 1 if attempt is None else attempt, 1), {})
     if attempt is not None and attempt < held.attempt:
         raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
     lease = Lease(scope, held.scope_id, held.attempt if attempt is None else attempt, held.epoch + 1)
@@ -328,6 +330,10 @@ def _commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     return [leases[ids] for ids in fenced]
 
 
+def _write(db: sqlite3.Connection, scope: Scope, changes: Mapping[str, Change], cleared: bool) -> None:
+    _commit(db, [Batch(_find(db, scope) or _make(db, scope, 1, 0), dict(changes), cleared)])
+
+
 def _in_bulk(
     db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]], *last: object
 ) -> list[Any]:
@@ -341,7 +347,7 @@ def _in_bulk(
     return found
 
 
-def _read(db: sqlite3.Connection, scope: TaskScope) -> Snapshot | None:
+def _read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
     lease = _find(db, scope)
     return None if lease is None else Snapshot(lease, _entries(db, lease.scope_id))
 
@@ -355,16 +361,14 @@ def _scopes(
         " COALESCE(MAX(updated_at), touched_at) AS updated"
         " FROM scope LEFT JOIN entry ON scope_id = id AND (expires_at IS NULL OR expires_at > :now)"
         " WHERE (:dag IS NULL OR dag_id = :dag) AND (:run IS NULL OR run_id = :run)"
-        " AND (:task IS NULL OR task_id = :task) GROUP BY id ORDER BY updated DESC",
+        " AND (:task IS NULL OR task_id = :task)"
+        " AND (dag_id <> '' OR coalesce(:dag, :run, :task) IS NULL) GROUP BY id ORDER BY updated DESC",
         {"prefix": RESERVED_PREFIX, "now": time.time(), "dag": dag_id, "run": run_id, "task": task_id},
     )
-    return [
-        ScopeInfo(TaskScope(row[0], row[1], row[2], row[3], UUID(row[4]) if row[4] else None), *row[5:])
-        for row in rows.fetchall()
-    ]
+    return [ScopeInfo(scope_of(row[:5]), *row[5:]) for row in rows.fetchall()]
 
 
-def _clear(db: sqlite3.Connection, scope: TaskScope) -> int | None:
+def _clear(db: sqlite3.Connection, scope: Scope) -> int | None:
     lease = _find(db, scope)
     if lease is None:
         return None

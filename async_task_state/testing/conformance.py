@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 from async_task_state.codec import MAX_KEY_CHARS, RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Batch, Lease, Snapshot
 from async_task_state.testing.retention import RetentionTests
+from async_task_state.testing.scopes import ScopeTests
 from async_task_state.testing.storekit import (
-    AT_ONCE,
-    DAY,
     OTHER,
     SCOPE,
     entries,
     hold,
     on_its_own,
     put,
-    until_gone,
 )
+from async_task_state.testing.writes import WriteTests
 
 if TYPE_CHECKING:
     from async_task_state.stores import Change, Store
@@ -67,24 +64,9 @@ VALUES: Final = (
     ),
     f'"{"x" * (1024 * 1024 - 2)}"',
 )
-SCOPES: Final = (
-    SCOPE,
-    TaskScope("dag", "run", "task", 0),
-    TaskScope("dag", "run", "task", 1),
-    TaskScope("dag", "run", "task", region_id=UUID(int=1)),
-    TaskScope("dag", "run", "task", region_id=UUID(int=2)),
-    TaskScope("dag", "run", "task", 0, UUID(int=1)),
-    TaskScope("dag", "run", "task "),
-    TaskScope("dag", "run", "TASK"),
-    TaskScope("dag", "run/task", "t"),
-    TaskScope("dag/run", "task", "t"),
-    TaskScope("dag", "manual__2026-01-01T00:00:00+00:00", "group.task"),
-    TaskScope("d\N{ROCKET}g", "é", "'; --"),
-    TaskScope("d" * 250, "r" * 250, "t" * 250),
-)
 
 
-class StoreConformance(RetentionTests):
+class StoreConformance(RetentionTests, ScopeTests, WriteTests):
     """Every promise a store makes, to be inherited by the tests of a store.
 
     Each test is a plain method with an event loop of its own, so any runner will do. Override `make_store`, and
@@ -237,7 +219,7 @@ class StoreConformance(RetentionTests):
         old: dict[str, Change] = {"gone": ("0", None), "index": ("0", None)}
         held = [(await store.acquire(scope, 1)).lease for scope in scopes]
         assert list(await store.commit([Batch(lease, old) for lease in held])) == []
-        lost = {lease for lease in held if lease.scope.map_index % 100 == 7}
+        lost = {lease for index, lease in enumerate(held) if index % 100 == 7}
         for lease in lost:
             await store.acquire(lease.scope, None)
         batches = []
@@ -266,15 +248,6 @@ class StoreConformance(RetentionTests):
         assert (await store.acquire(SCOPE, None)).entries == rows
 
     @on_its_own
-    async def test_scopes_are_told_apart(self, store: Store) -> None:
-        """Runs, tasks, map indexes and regions each have a state of their own, however alike their names are."""
-        leases = {scope: await hold(store, {"who": str(n)}, scope) for n, scope in enumerate(SCOPES)}
-        assert len({lease.scope_id for lease in leases.values()}) == len(SCOPES)
-        for number, scope in enumerate(SCOPES):
-            assert await store.read(scope) == Snapshot(leases[scope], {"who": str(number)})
-        assert {info.scope for info in await store.scopes()} == set(SCOPES)
-
-    @on_its_own
     async def test_reading_leaves_the_lease_alone(self, store: Store) -> None:
         """Anybody may look, as often as they like, and makes no scope by looking."""
         lease = await hold(store, {"a": "1"})
@@ -282,48 +255,6 @@ class StoreConformance(RetentionTests):
         assert await put(store, lease, {"a": "2"}) == []
         assert await store.read(OTHER) is None
         assert [info.scope for info in await store.scopes()] == [SCOPE]
-
-    @on_its_own
-    async def test_scopes_filters_by_any_of_the_ids(self, store: Store) -> None:
-        """Each id narrows the list down, alone or with the others."""
-        ids = [(dag, run, task) for dag in "ab" for run in "cd" for task in "ef"]
-        for one in ids:
-            await store.acquire(TaskScope(*one), 1)
-        for dag, run, task in [
-            (None, None, None),
-            ("a", None, None),
-            (None, "d", None),
-            ("a", "c", "e"),
-            ("x", "c", None),
-        ]:
-            found = {
-                (s.scope.dag_id, s.scope.run_id, s.scope.task_id) for s in await store.scopes(dag, run, task)
-            }
-            assert found == {
-                i for i in ids if dag in (None, i[0]) and run in (None, i[1]) and task in (None, i[2])
-            }
-
-    @on_its_own
-    async def test_scopes_shows_the_lease_and_counts_visible_keys(self, store: Store) -> None:
-        """Keys that work sets keep for themselves, or that have expired, are not counted."""
-        await store.acquire(SCOPE, 4)
-        lease = await hold(store, {"a": "1", "b": "2", f"{RESERVED_PREFIX}work:x:0000000000": "3"})
-        await store.commit([Batch(lease, {"gone": ("4", AT_ONCE)})])
-        await until_gone(store, "gone")
-        (info,) = await store.scopes()
-        assert (info.scope, info.attempt, info.epoch, info.keys) == (SCOPE, 4, lease.epoch, 2)
-        assert abs(info.updated_at - time.time()) < DAY
-
-    @on_its_own
-    async def test_scopes_lists_the_most_recently_changed_first(self, store: Store) -> None:
-        """What was changed last comes first, whichever was made first."""
-        leases = [await hold(store, {"a": "1"}, scope) for scope in (SCOPE, OTHER)]
-        for lease in leases:
-            # Again until the store's clock has moved on.
-            while (await store.scopes())[0].scope != lease.scope:
-                await put(store, lease, {"a": "2"})
-            updated = [info.updated_at for info in await store.scopes()]
-            assert updated == sorted(updated, reverse=True)
 
     @on_its_own
     async def test_clear_deletes_and_fences(self, store: Store) -> None:

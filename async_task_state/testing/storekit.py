@@ -11,6 +11,8 @@ from async_task_state.stores import Batch, Lease, Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from async_task_state.scopes import Scope
+
 __all__ = [
     "AT_ONCE",
     "DAY",
@@ -77,14 +79,14 @@ async def put(store: Store, lease: Lease, values: dict[str, str]) -> list[Lease]
     return list(await store.commit([Batch(lease, {key: (value, None) for key, value in values.items()})]))
 
 
-async def hold(store: Store, values: dict[str, str], scope: TaskScope = SCOPE) -> Lease:
+async def hold(store: Store, values: dict[str, str], scope: Scope = SCOPE) -> Lease:
     """Take a scope's lease and write values under it."""
     lease = (await store.acquire(scope, None)).lease
     assert await put(store, lease, values) == []
     return lease
 
 
-async def entries(store: Store, scope: TaskScope = SCOPE) -> dict[str, str]:
+async def entries(store: Store, scope: Scope = SCOPE) -> dict[str, str]:
     """What anybody reads in a scope that is there."""
     snapshot = await store.read(scope)
     assert snapshot is not None

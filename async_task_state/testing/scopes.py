@@ -1,0 +1,148 @@
+"""The promises of `async_task_state.stores.Store` that are about whose state it is: tasks and assets."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.scopes import AssetScope, TaskScope
+from async_task_state.stores import Batch, Snapshot
+from async_task_state.testing.storekit import (
+    AT_ONCE,
+    DAY,
+    OTHER,
+    RETENTION,
+    SCOPE,
+    StoreTests,
+    entries,
+    hold,
+    on_its_own,
+    put,
+    until_gone,
+)
+
+if TYPE_CHECKING:
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Store
+
+__all__ = ["ScopeTests"]
+
+_chance = random.Random(0)  # noqa: S311 - it makes names
+# What cannot be compressed, for that is what an index has to take: the most characters, and the most bytes.
+LONG_NAME: Final = "".join(_chance.choices([chr(code) for code in range(33, 127)], k=1500))
+WIDE_NAME: Final = "".join(_chance.choices([chr(code) for code in range(0x4E00, 0x9FFF)], k=866)) + "xx"
+SCOPES: Final[tuple[Scope, ...]] = (
+    SCOPE,
+    TaskScope("dag", "run", "task", 0),
+    TaskScope("dag", "run", "task", 1),
+    TaskScope("dag", "run", "task", region_id=UUID(int=1)),
+    TaskScope("dag", "run", "task", region_id=UUID(int=2)),
+    TaskScope("dag", "run", "task", 0, UUID(int=1)),
+    TaskScope("dag", "run", "task "),
+    TaskScope("dag", "run", "TASK"),
+    TaskScope("dag", "run/task", "t"),
+    TaskScope("dag/run", "task", "t"),
+    TaskScope("dag", "manual__2026-01-01T00:00:00+00:00", "group.task"),
+    TaskScope("d\N{ROCKET}g", "é", "'; --"),
+    TaskScope("d" * 250, "r" * 250, "t" * 250),
+    *(AssetScope(name) for name in ("dag", "task", "asset", "uri", "s3://bucket/a/b", "s3://bucket/a_b")),
+    *(AssetScope(uri=uri) for uri in ("dag", "task", "asset", "uri", "s3://bucket/a/b", "s3://bucket/a_b")),
+    *(AssetScope(name) for name in (" ", "\N{ROCKET}", "é", "e\u0301", "'; --", LONG_NAME, WIDE_NAME)),
+    *(AssetScope(uri=uri) for uri in (" ", "\N{ROCKET}", LONG_NAME, WIDE_NAME)),
+)
+
+
+class ScopeTests(StoreTests):
+    """A part of `StoreConformance`."""
+
+    @on_its_own
+    async def test_scopes_are_told_apart(self, store: Store) -> None:
+        """Runs, tasks, map indexes, regions and assets each have a state of their own, however alike their names."""
+        leases = {scope: await hold(store, {"who": str(n)}, scope) for n, scope in enumerate(SCOPES)}
+        assert len({lease.scope_id for lease in leases.values()}) == len(SCOPES)
+        for number, scope in enumerate(SCOPES):
+            assert await store.read(scope) == Snapshot(leases[scope], {"who": str(number)})
+        assert {info.scope for info in await store.scopes()} == set(SCOPES)
+
+    @on_its_own
+    async def test_scopes_filters_by_any_of_the_ids(self, store: Store) -> None:
+        """Each id narrows the list down, alone or with the others."""
+        ids = [(dag, run, task) for dag in "ab" for run in "cd" for task in "ef"]
+        for one in ids:
+            await store.acquire(TaskScope(*one), 1)
+        for dag, run, task in [
+            (None, None, None),
+            ("a", None, None),
+            (None, "d", None),
+            ("a", "c", "e"),
+            ("x", "c", None),
+        ]:
+            found = {info.scope.row[:3] for info in await store.scopes(dag, run, task)}
+            assert found == {
+                i for i in ids if dag in (None, i[0]) and run in (None, i[1]) and task in (None, i[2])
+            }
+
+    @on_its_own
+    async def test_scopes_shows_the_lease_and_counts_visible_keys(self, store: Store) -> None:
+        """Keys that work sets keep for themselves, or that have expired, are not counted."""
+        await store.acquire(SCOPE, 4)
+        lease = await hold(store, {"a": "1", "b": "2", f"{RESERVED_PREFIX}work:x:0000000000": "3"})
+        await store.commit([Batch(lease, {"gone": ("4", AT_ONCE)})])
+        await until_gone(store, "gone")
+        (info,) = await store.scopes()
+        assert (info.scope, info.attempt, info.epoch, info.keys) == (SCOPE, 4, lease.epoch, 2)
+        assert abs(info.updated_at - time.time()) < DAY
+
+    @on_its_own
+    async def test_scopes_lists_the_most_recently_changed_first(self, store: Store) -> None:
+        """What was changed last comes first, whichever was made first."""
+        leases = [await hold(store, {"a": "1"}, scope) for scope in (SCOPE, OTHER)]
+        for lease in leases:
+            # Again until the store's clock has moved on.
+            while (await store.scopes())[0].scope != lease.scope:
+                await put(store, lease, {"a": "2"})
+            updated = [info.updated_at for info in await store.scopes()]
+            assert updated == sorted(updated, reverse=True)
+
+    @on_its_own
+    async def test_assets_are_listed_and_no_id_matches_them(self, store: Store) -> None:
+        """Who asks for a DAG's states, a run's or a task's, gets none of an asset, whatever its name is."""
+        assets = [scope for scope in SCOPES if isinstance(scope, AssetScope)]
+        for asset in assets:
+            await hold(store, {"a": "1"}, asset)
+        assert {info.scope for info in await store.scopes()} == set(assets)
+        for of in ("", "asset", "uri", "dag", "task"):
+            assert (
+                await store.scopes(of)
+                == await store.scopes(None, of)
+                == await store.scopes(None, None, of)
+                == []
+            )
+
+    @on_its_own
+    async def test_an_asset_with_a_name_is_known_by_it(self, store: Store) -> None:
+        """Its URI makes no difference then."""
+        await hold(store, {"a": "1"}, AssetScope("x", "file:///x"))
+        assert await entries(store, AssetScope("x")) == {"a": "1"}
+        assert await store.read(AssetScope(uri="file:///x")) is None
+
+    @on_its_own
+    async def test_assets_are_held_cleared_and_purged_as_tasks_are(self, store: Store) -> None:
+        """They have leases, retention, and a way to be deleted; their neighbours stay as they are."""
+        asset, namesake = AssetScope("x"), AssetScope(uri="x")
+        first = await hold(store, {"a": "1"}, asset)
+        other = await hold(store, {"a": "2"}, namesake)
+        second = await hold(store, {"b": "1"}, asset)
+        assert await put(store, first, {"a": "9"}) == [first]
+        assert await store.clear(asset) == 2
+        assert await put(store, second, {"a": "9"}) == [second]
+        assert await store.read(namesake) == Snapshot(other, {"a": "2"})
+        third = (await store.acquire(asset, None)).lease
+        await store.commit([Batch(third, {"c": ("1", DAY)})])
+        assert await store.purge(time.time() + 2 * DAY) == 1
+        assert await store.purge(time.time() + RETENTION + DAY) == 0
+        assert await store.read(asset) is None
+        assert await store.read(namesake) == Snapshot(other, {"a": "2"})
