@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from async_task_state.state import TaskState
 
-__all__ = ["FileWork", "Source", "load_processor"]
+__all__ = ["FileWork", "Source", "is_local", "load_processor", "location", "modified_of"]
 
 Source: TypeAlias = "str | os.PathLike[str] | list[str]"
 
@@ -226,15 +226,26 @@ def _walk(file_system: AbstractFileSystem, root: str) -> Iterator[tuple[str, dic
 
 
 def _file(file_system: AbstractFileSystem, name: str, info: dict[str, Any], identity: str) -> File:
-    local = "file" in _protocols(file_system)
-    path = name if local else file_system.unstrip_protocol(name)
+    path = location(file_system, name)
     key = path
     if identity == "stat":
-        modified = next((str(info[field]) for field in _MODIFIED if info.get(field) is not None), "")
-        key = f"{path}#{info.get('size', '')},{modified}"
-    return File(UPath(path) if local else UPath(path, **file_system.storage_options), key)
+        modified = modified_of(info)
+        key = f"{path}#{info.get('size', '')},{'' if modified is None else modified}"
+    options = {} if is_local(file_system) else file_system.storage_options
+    return File(UPath(path, **options), key)
 
 
-def _protocols(file_system: AbstractFileSystem) -> tuple[str, ...]:
+def location(file_system: AbstractFileSystem, name: str) -> str:
+    """Where a file is: its path if it is local, else its URL."""
+    return name if is_local(file_system) else str(file_system.unstrip_protocol(name))
+
+
+def modified_of(info: Mapping[str, Any]) -> Any:
+    """The moment, or the tag, that a file system says changes with a file; None if it says nothing."""
+    return next((info[field] for field in _MODIFIED if info.get(field) is not None), None)
+
+
+def is_local(file_system: AbstractFileSystem) -> bool:
+    """Whether its files are on this machine."""
     protocol = file_system.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
