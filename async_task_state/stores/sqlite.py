@@ -160,8 +160,9 @@ class SQLiteStore:
         if self._db is None:
             self._create_file()
             db = aiosqlite.connect(self._path, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
-            # Or a process that ends without closing would wait for this thread for ever.
-            db._thread.daemon = True  # noqa: SLF001
+            # Or a process that ends without closing would wait for this thread for ever; aiosqlite before 0.22, which
+            # older Airflows ask for, is the thread itself.
+            getattr(db, "_thread", db).daemon = True
             await db
             try:
                 await _hop(db, _prepare, self._path)
