@@ -128,12 +128,15 @@ class SQLiteStore:
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
         now = time.time() if now is None else now
-        idle_since = float("-inf") if self._default_retention is None else now - self._default_retention
+        kept = float("inf") if self._default_retention is None else self._default_retention + TOUCH_SECONDS
         purged = 0
+        after: tuple[int, str] = (0, "")
         # A transaction a batch, so that nobody waits for the lock longer than a batch takes.
-        while deleted := await self._run(_purge, now, idle_since):
-            purged += deleted
-        await self._run(_forget, idle_since)
+        while rows := await self._run(_purge, now, now - kept, after):
+            purged += len(rows)
+            after = rows[-1]
+        while await self._run(_forget, now - kept):
+            pass
         return purged
 
     async def close(self) -> None:
@@ -162,7 +165,8 @@ class SQLiteStore:
             db = aiosqlite.connect(self._path, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
             # Or a process that ends without closing would wait for this thread for ever; aiosqlite before 0.22, which
             # older Airflows ask for, is the thread itself.
-            getattr(db, "_thread", db).daemon = True
+            thread: Any = getattr(db, "_thread", db)
+            thread.daemon = True
             await db
             try:
                 await _hop(db, _prepare, self._path)
@@ -377,17 +381,23 @@ def _clear(db: sqlite3.Connection, scope: Scope) -> int | None:
     return db.execute("DELETE FROM entry WHERE scope_id = ?", (lease.scope_id,)).rowcount
 
 
-def _purge(db: sqlite3.Connection, now: float, idle_since: float) -> int:
+def _purge(
+    db: sqlite3.Connection, now: float, idle_since: float, after: tuple[int, str]
+) -> list[tuple[int, str]]:
+    # From where the last batch ended, so that all of them together look at each row once.
+    rows = db.execute(
+        "SELECT scope_id, key FROM entry JOIN scope ON id = scope_id WHERE (scope_id, key) > (?, ?) AND (expires_at <= ?"
+        " OR (expires_at IS NULL AND touched_at <= ? AND substr(key, 1, length(?)) = ?))"
+        " ORDER BY scope_id, key LIMIT ?",
+        (*after, now, idle_since, RESERVED_PREFIX, RESERVED_PREFIX, PURGE_ROWS),
+    ).fetchall()
+    _in_bulk(db, _DELETE, rows)
+    return rows
+
+
+def _forget(db: sqlite3.Connection, idle_since: float) -> int:
     return db.execute(
-        "DELETE FROM entry WHERE (scope_id, key) IN ("
-        " SELECT scope_id, key FROM entry JOIN scope ON id = scope_id WHERE expires_at <= ?"
-        " OR (expires_at IS NULL AND touched_at <= ? AND substr(key, 1, length(?)) = ?) LIMIT ?)",
-        (now, idle_since, RESERVED_PREFIX, RESERVED_PREFIX, PURGE_ROWS),
+        "DELETE FROM scope WHERE id IN (SELECT id FROM scope WHERE touched_at <= ?"
+        " AND NOT EXISTS (SELECT 1 FROM entry WHERE scope_id = id) LIMIT ?)",
+        (idle_since, PURGE_ROWS),
     ).rowcount
-
-
-def _forget(db: sqlite3.Connection, idle_since: float) -> None:
-    db.execute(
-        "DELETE FROM scope WHERE touched_at <= ? AND NOT EXISTS (SELECT 1 FROM entry WHERE scope_id = id)",
-        (idle_since,),
-    )
