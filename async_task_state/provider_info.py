@@ -22,7 +22,11 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": _NAME,
-                "python-modules": ["async_task_state.triggers.checkpoint", "async_task_state.triggers.files"],
+                "python-modules": [
+                    "async_task_state.triggers.checkpoint",
+                    "async_task_state.triggers.files",
+                    "async_task_state.triggers.newfiles",
+                ],
             }
         ],
         "config": {

@@ -2,5 +2,6 @@
 
 from async_task_state.triggers.checkpoint import CheckpointTrigger
 from async_task_state.triggers.files import ProcessFilesTrigger
+from async_task_state.triggers.newfiles import NewFilesTrigger
 
-__all__ = ["CheckpointTrigger", "ProcessFilesTrigger"]
+__all__ = ["CheckpointTrigger", "NewFilesTrigger", "ProcessFilesTrigger"]

@@ -1,0 +1,152 @@
+"""What one look at a source of files shows."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from anyio import to_thread
+from fsspec.core import url_to_fs
+
+from async_task_state.files import is_local, location, modified_of
+from async_task_state.work import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from fsspec import AbstractFileSystem
+
+__all__ = ["Lookout", "Version", "look"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+BACKOFF_SECONDS: Final = 300.0
+MAX_DOUBLINGS: Final = 16
+
+
+class Version(NamedTuple):
+    """A file as it was when it was seen: changed in any way, it is another version.
+
+    Attributes:
+        digest: Of its path, size, and time of modification, or tag.
+        path: Its path, or its URL.
+        size: In bytes; 0 where the file system does not say.
+        modified: Seconds since 1970, by the clock of whoever wrote it; None where the file system does not say.
+    """
+
+    digest: bytes
+    path: str
+    size: int
+    modified: float | None
+
+
+class Lookout:
+    """Looks at a source again and again, in a worker thread; one that cannot be listed is logged, and no error.
+
+    Args:
+        source: See `look`.
+        interval: Seconds between two looks; twice as many after each that failed, up to 300 or `interval`.
+    """
+
+    def __init__(self, source: str | list[str], interval: float) -> None:
+        self._source = source
+        self._interval = interval
+        self._failures = 0
+        self._told = ""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        grown = self._interval * 2.0 ** min(self._failures, MAX_DOUBLINGS)
+        return min(grown, max(self._interval, BACKOFF_SECONDS))
+
+    async def look(self, see: Callable[[Iterator[Version], Sequence[OSError]], T]) -> T | None:
+        """What `see` makes, in the worker thread, of the files and of the errors of folders; None if the look failed.
+
+        Args:
+            see: Its second argument is complete when the first is exhausted.
+        """
+        missed: list[OSError] = []
+        try:
+            # Left behind on cancellation: a listing may take minutes, and a triggerer that ends waits for seconds.
+            seen = await to_thread.run_sync(
+                lambda: see(look(self._source, missed), missed), abandon_on_cancel=True
+            )
+        except Exception as error:  # noqa: BLE001 - file systems raise what their client libraries raise
+            self._failures += 1
+            log.warning(
+                "the source cannot be listed, trying again in %g s (%s: %s)",
+                self.pause,
+                type(error).__name__,
+                error,
+            )
+            return None
+        self._failures = 0
+        self._tell(missed)
+        return seen
+
+    def _tell(self, missed: list[OSError]) -> None:
+        """Log which folders cannot be listed, when that changes; one that is gone was deleted meanwhile."""
+        refused = [str(error) for error in missed if not isinstance(error, FileNotFoundError)]
+        told = f"{len(refused)} folders cannot be listed, the first: {refused[0]}" if refused else ""
+        if told and told != self._told:
+            log.warning("%s; the files in them are not seen", told)
+        self._told = told
+
+
+def look(source: str | list[str], missed: list[OSError]) -> Iterator[Version]:
+    """Every file that a source has, as it is now. Blocks.
+
+    Args:
+        source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL.
+        missed: Takes the errors of folders that could not be listed.
+
+    Raises:
+        Exception: Whatever the file system raises when it cannot be asked at all.
+    """
+    for place in [source] if isinstance(source, str) else source:
+        file_system, root = url_to_fs(place)
+        # Many file systems remember a listing for ever.
+        file_system.invalidate_cache()
+        for name, info in _found(file_system, root, missed):
+            if info["type"] == "file":
+                yield _version(location(file_system, name), info)
+
+
+def _found(
+    file_system: AbstractFileSystem, root: str, missed: list[OSError]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Not exists() and isfile(), for which a server that does not answer is one that has no such file.
+    try:
+        there = file_system.info(root)
+    except FileNotFoundError:
+        # Others than the local one may hand what they do not know on to a server.
+        options = {"on_error": missed.append} if is_local(file_system) else {}
+        yield from file_system.glob(root, detail=True, **options).items()
+        return
+    if there["type"] != "directory":
+        yield root, there
+        return
+    for _, _, files in file_system.walk(root, detail=True, on_error=missed.append):
+        for info in files.values():
+            yield info["name"], info
+
+
+def _version(path: str, info: dict[str, Any]) -> Version:
+    modified, size = modified_of(info), info.get("size")
+    return Version(digest_of(f"{path}#{size},{modified}"), path, size or 0, _seconds(modified))
+
+
+def _seconds(modified: Any) -> float | None:
+    if isinstance(modified, str):
+        try:
+            modified = datetime.fromisoformat(modified.replace("Z", "+00:00"))
+        except ValueError:
+            # A tag.
+            return None
+    if isinstance(modified, datetime):
+        modified = (modified if modified.tzinfo else modified.replace(tzinfo=timezone.utc)).timestamp()
+    return modified if isinstance(modified, (int, float)) else None

@@ -1,0 +1,210 @@
+"""Firing an asset's event when files arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from async_task_state.arrivals import Watch
+from async_task_state.compat import CONFIRMS_EVENTS, NAMES_WATCHED_ASSETS, watched_assets
+from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
+from async_task_state.scopes import AssetScope
+from async_task_state.state import AssetState, configured
+from async_task_state.work import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
+
+    from async_task_state.files import Source
+    from async_task_state.stores import Store
+
+__all__ = ["NewFilesTrigger"]
+
+CONFIRM_SECONDS: Final = 5.0
+"""After which an event is taken for safe where Airflow does not say; it hands events on once a second."""
+
+SHOWN_NAME_CHARS: Final = 1000
+
+_starting: ContextVar[NewFilesTrigger] = ContextVar("async_task_state_starting")
+
+
+class NewFilesTrigger(BaseEventTrigger):
+    """Fires an asset's event when files have appeared or changed: one event, however many they are.
+
+    Every version of a file is reported once, when its size and time of modification have not changed for `settle`
+    seconds: over all restarts, whatever its time of modification, under a new name again, and again when it has
+    changed. What was reported is durable before the event leaves, as state of the asset and source.
+
+    An event is never lost. It is fired again, with the same `event_id`, if the triggerer ends before it has heard
+    that the event is in Airflow's database: a second or two after it was fired. On Airflow before 3.3, which does not
+    say, it is taken to be there five seconds after.
+
+    The payload, which the DAG's tasks find as `extra["payload"]` of `context["triggering_asset_events"]`, is a dict:
+    `event_id`, `count`, `bytes`, `files` (the oldest of them), `first_modified` and `last_modified` (as ISO 8601, or
+    None).
+
+    Args:
+        source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL.
+        asset: The asset's name, under which the state is kept; None takes the one that Airflow says this trigger
+            watches, and the first by name of several: one trigger serves all assets that watch alike. Needed on
+            Airflow before 3.3.
+        poll_interval: Seconds between two looks at the source; more while it cannot be listed.
+        settle: Seconds that a file must not have changed, so that one that is being written is not reported; 0
+            reports what is seen.
+        initial: Whether files that are there when the asset's state is new are news: "report" or "skip".
+        sample: How many files a payload names, at most 100.
+
+    Raises:
+        InvalidArgumentError: An argument is of the wrong type or out of range, or `asset` is needed.
+
+    Attributes:
+        store: A dsn or a store of its own; None takes `[async_task_state] dsn`.
+    """
+
+    store: str | Store | None = None
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        asset: str | None = None,
+        poll_interval: float = 60.0,
+        settle: float = 10.0,
+        initial: Literal["report", "skip"] = "report",
+        sample: int = 10,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if asset is not None:
+            AssetScope(asset)
+        elif not NAMES_WATCHED_ASSETS:
+            raise InvalidArgumentError(
+                "this version of Airflow does not tell a trigger which asset it watches: give its name as asset="
+            )
+        self._asset = asset
+        self._watch = Watch(
+            source=os.fspath(source) if isinstance(source, os.PathLike) else source,
+            poll_interval=poll_interval,
+            settle=settle,
+            initial=initial,
+            sample=sample,
+        )
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and the arguments."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {
+            "asset": self._asset,
+            **asdict(self._watch),
+        }
+
+    @property
+    def scope(self) -> AssetScope:
+        """Where the state is kept: beside the asset's own, which tasks open, and one for each source.
+
+        Raises:
+            NoScopeError: Airflow has not said which asset this trigger watches.
+        """
+        names = watched_assets(self) if self._asset is None else [self._asset]
+        if not names:
+            raise NoScopeError(
+                f"{type(self).__name__} watches no asset: use it in Asset(watchers=[AssetWatcher(...)]), or give asset="
+            )
+        name, source = min(names), self._watch.source
+        # A digest, for a URL may hold a password; and so much of the name, for a scope's has a limit.
+        digest = digest_of([name, source] if isinstance(source, str) else [name, *source])
+        return AssetScope(f"{name[:SHOWN_NAME_CHARS]}#new_files-{digest.hex()}")
+
+    async def run(self) -> AsyncGenerator[TriggerEvent, None]:
+        """Watch for ever, where Airflow does not say what has become of an event."""
+        try:
+            async with aclosing(self.payloads()) as payloads:
+                async for payload in payloads:
+                    yield TriggerEvent(payload)
+                    await asyncio.sleep(CONFIRM_SECONDS)
+        except StaleWriterError as error:
+            raise self._taken_over() from error
+
+    async def payloads(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The payloads of all events to come; going on after one says that it has arrived."""
+        store, settings = configured(self.store)
+        # What is forgotten would be reported again.
+        settings = replace(settings, default_retention_days=0)
+        async with (
+            AssetState(self.scope, store=store, settings=settings) as state,
+            aclosing(self._watch.events(state)) as payloads,
+        ):
+            async for payload in payloads:
+                yield payload
+
+    def shared_stream_key(self) -> Hashable | None:
+        """Makes Airflow run this trigger in the mode in which it says what has become of an event; shares nothing."""
+        if not CONFIRMS_EVENTS:
+            return None
+        # Airflow makes the producer next, in this context, and does not tell it for whom.
+        _starting.set(self)
+        return type(self).__qualname__, id(self)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:  # noqa: ARG003 - Airflow's signature
+        """What looks at the source."""
+        return _Deliveries(_starting.get())
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """Fire what the producer has found."""
+        async for delivery in shared_stream:
+            if delivery is None:
+                raise self._taken_over()
+            yield TriggerEvent(delivery.payload)
+            delivery.taken = True
+
+    def _taken_over(self) -> asyncio.CancelledError:
+        """What ends a trigger without a word: to fail would be noise, for the other one does the work."""
+        self.log.info("another trigger has taken over the state of %s", self.scope)
+        return asyncio.CancelledError()
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """An event on its way: whether Airflow has taken it, and whether it is in Airflow's database."""
+
+    payload: dict[str, Any]
+    taken: bool = False
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Deliveries:
+    """Airflow's `SharedStreamProducer` of one trigger: hands out an event, and waits until it has arrived."""
+
+    def __init__(self, trigger: NewFilesTrigger) -> None:
+        self._trigger = trigger
+
+    async def open_stream(self) -> AsyncGenerator[tuple[_Delivery | None, _Delivery | None], None]:
+        """The events, each after the one before it has arrived; None when another trigger has taken over."""
+        try:
+            async with aclosing(self._trigger.payloads()) as payloads:
+                async for payload in payloads:
+                    delivery = _Delivery(payload)
+                    yield delivery, delivery
+                    await delivery.arrived.wait()
+        except StaleWriterError:
+            yield None, None
+            # A stream that ends is an error to Airflow.
+            await asyncio.Event().wait()
+
+    async def advance(self, batch: Sequence[Any]) -> None:
+        """Take note of what has arrived."""
+        for delivery, outcome in batch:
+            # Airflow counts an event that it was cancelled with in its hands, before it took it, as one it did not need.
+            if delivery is not None and delivery.taken and outcome.is_clean:
+                delivery.arrived.set()
+
+    def get_advance_lane(self, _delivery: _Delivery | None) -> None:
+        """One after the other."""
+
+    async def aclose(self) -> None:
+        """Nothing is left open."""
