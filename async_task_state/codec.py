@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 
     from async_task_state.stores import Change
 
-__all__ = ["MAX_KEY_CHARS", "RESERVED_PREFIX", "check_key", "decode", "encode", "encode_changes"]
+__all__ = [
+    "MAX_KEY_CHARS",
+    "RESERVED_PREFIX",
+    "check_key",
+    "decode",
+    "encode",
+    "encode_changes",
+    "encode_json",
+]
 
 MAX_KEY_CHARS = 512
 RESERVED_PREFIX = "__ats:"
 
 # ASCII output keeps NUL and lone surrogates escaped, which databases would refuse, and makes length in characters
 # the length in bytes.
-_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 decode = json.loads
 
 
@@ -75,7 +83,7 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
     else:
         try:
             _check_value(key, value, "")
-            text = _encode_json(value)
+            text = encode_json(value)
         except InvalidValueError:
             raise
         except RecursionError:

@@ -9,12 +9,15 @@ from urllib.parse import quote, urlencode
 from anyio import to_thread
 
 from async_task_state.errors import SettingsError
-from async_task_state.lifetime import writer_for
+from async_task_state.lifetime import awaited_writer, writer_for
 from async_task_state.settings import SECTION, Dsn
+from async_task_state.stores.airflow import DSN as AIRFLOW
+from async_task_state.stores.airflow import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from async_task_state.awaited import AwaitedWriter
     from async_task_state.settings import Settings
     from async_task_state.stores import Store
     from async_task_state.writer import Writer
@@ -26,12 +29,14 @@ PREFIX: Final = "conn_id:"
 _known: dict[str, Dsn] = {}
 
 
-async def writer_of(store: str | Store, settings: Settings) -> Writer:
-    """This process's writer for a store, given as itself, as a dsn, or as `conn_id:NAME`.
+async def writer_of(store: str | Store | Channel, settings: Settings) -> Writer | AwaitedWriter:
+    """This process's writer for a store, given as itself, as a dsn, or as `conn_id:NAME`; one for each state of `airflow:`.
 
     Raises:
         SettingsError: There is no such connection, or it is not one of PostgreSQL, or the dsn is malformed.
     """
+    if isinstance(store, Channel) or store == AIRFLOW:
+        return awaited_writer(settings, None if isinstance(store, str) else store)
     return writer_for(await _resolved(store) if isinstance(store, str) else store, settings)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
+from async_task_state.awaited import AwaitedWriter
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
 from async_task_state.errors import (
     AsyncTaskStateError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
     from async_task_state.stores import Snapshot, Store
+    from async_task_state.stores.airflow import Channel
     from async_task_state.writer import Writer
 
 __all__ = ["State", "states_open_here"]
@@ -66,7 +68,7 @@ class State:
         scope: Scope,
         *,
         attempt: int | None = None,
-        store: str | Store,
+        store: str | Store | Channel,
         settings: Settings,
         max_delay: float | None = None,
         read_only: bool = False,
@@ -84,7 +86,7 @@ class State:
         self._max_bytes = settings.max_value_bytes
         self._depth = 0
         self._outer: State | None = None
-        self._writer: Writer | None = None
+        self._writer: Writer | AwaitedWriter | None = None
         self._pending: Pending | None = None
         self._snapshot: Snapshot | None = None
         self._resumed = False
@@ -187,8 +189,8 @@ class State:
         text = values.get(key) if isinstance(key, str) else None
         if text is None or key.startswith(RESERVED_PREFIX):
             check_key(key)
-            return default
-        return decode(text)
+            text = await self._look(key)
+        return default if text is None else decode(text)
 
     async def get_all(self) -> dict[str, Any]:
         """Every key and its value, without what work sets keep."""
@@ -249,7 +251,7 @@ class State:
         """
         pending = self._writable()
         check_key(key)
-        if key in pending.values:
+        if key in pending.values or await self._look(key) is not None:
             pending.record({key: (None, None)})
         await pending.flush()
 
@@ -359,8 +361,19 @@ class State:
     async def _pause(self, pending: Pending) -> None:
         if pending.full:
             await pending.flush()
-        else:
-            await give_turn()
+            return
+        await give_turn()
+        if isinstance(self._writer, AwaitedWriter):
+            await self._writer.save_due(pending)
+
+    async def _look(self, key: str) -> str | None:
+        """A key that the store may have without our knowing."""
+        if not isinstance(self._writer, AwaitedWriter) or (self._pending and self._pending.changes(key)):
+            return None
+        text = await self._writer.look(key)
+        if text is not None:
+            self._values()[key] = text
+        return text
 
     def _entered(self) -> None:
         if self._pending is None and not (self._read_only and self._depth):

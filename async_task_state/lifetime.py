@@ -6,7 +6,9 @@ import atexit
 import os
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
+from async_task_state.awaited import AwaitedWriter
 from async_task_state.errors import StateNotOpenError
 from async_task_state.stores import open_store
 from async_task_state.writer import Writer
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
     from async_task_state.pending import Pending
     from async_task_state.settings import Settings
     from async_task_state.stores import Store
+    from async_task_state.stores.airflow import Channel
 
-__all__ = ["drain", "shutdown", "writer_for"]
+__all__ = ["awaited_writer", "drain", "shutdown", "writer_for"]
 
 _writers: dict[object, Writer] = {}
 _writers_lock = threading.Lock()
 _inherited: list[Writer] = []
+_awaited: WeakSet[AwaitedWriter] = WeakSet()
 
 
 def writer_for(store: str | Store, settings: Settings) -> Writer:
@@ -39,12 +43,19 @@ def writer_for(store: str | Store, settings: Settings) -> Writer:
         return writer
 
 
+def awaited_writer(settings: Settings, channel: Channel | None) -> AwaitedWriter:
+    """A writer for one state in Airflow's own store."""
+    writer = AwaitedWriter(settings, channel)
+    _awaited.add(writer)
+    return writer
+
+
 def drain() -> None:
     """Block until everything that this process has recorded is saved, at most `exit_timeout` a store.
 
     Airflow's task processes leave without running `atexit`; the listener calls this before they do.
     """
-    for writer in list(_writers.values()):
+    for writer in _all_writers():
         writer.drain()
 
 
@@ -55,6 +66,10 @@ def shutdown() -> None:
         _writers.clear()
     for writer in writers:
         writer.stop()
+
+
+def _all_writers() -> list[Writer | AwaitedWriter]:
+    return [*_writers.values(), *_awaited]
 
 
 def _opened_before_fork(pending: Pending) -> StateNotOpenError:
@@ -84,9 +99,10 @@ def _after_fork_in_child() -> None:
     _writers_lock = threading.Lock()
     # Kept for ever: a store that could not be closed before the fork must not be closed after it.
     _inherited.extend(_writers.values())
-    for writer in _writers.values():
+    for writer in _all_writers():
         writer.disown(_opened_before_fork)
     _writers.clear()
+    _awaited.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,6 +18,7 @@ from async_task_state.waiting import Waiter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from async_task_state.awaited import AwaitedWriter
     from async_task_state.stores import Change, Lease, Snapshot
     from async_task_state.writer import Writer
 
@@ -26,8 +27,6 @@ __all__ = ["Flight", "Pending", "Stats"]
 MAX_ROWS: Final = 1000
 MAX_BYTES: Final = 1024 * 1024
 CAP_BYTES: Final = 8 * MAX_BYTES
-FLUSH_AT: Final = 0.75
-"""The part of `max_delay` after which a flush starts; the rest is for the commit itself."""
 NAMED_KEYS: Final = 5
 
 
@@ -95,14 +94,16 @@ class Pending:
         "values",
     )  # fmt: skip
 
-    def __init__(self, writer: Writer, lease: Lease, values: dict[str, str], max_delay: float) -> None:
+    def __init__(
+        self, writer: Writer | AwaitedWriter, lease: Lease, values: dict[str, str], due_after: float
+    ) -> None:
         self.lock = threading.Lock()
         self.lease = lease
         self.values = values
         self.error: Exception | None = None
         self.due = 0.0
         self._writer = writer
-        self._due_after = max_delay * FLUSH_AT
+        self._due_after = due_after
         self._changes: dict[str, Change] = {}
         self._producers: dict[str, Callable[[], str]] = {}
         self._cleared = False
@@ -125,6 +126,16 @@ class Pending:
     def orphaned(self) -> bool:
         """Whether nothing recorded here can be saved any more."""
         return self.error is not None or self._writer.gone
+
+    def changes(self, key: str) -> bool:
+        """Whether a key was changed and is not saved yet."""
+        return (
+            key in self._changes
+            or self._cleared
+            or (
+                self._flight is not None and (key in self._flight.batch.changes or self._flight.batch.cleared)
+            )
+        )
 
     @property
     def unsettled(self) -> bool:
@@ -395,4 +406,4 @@ class Pending:
             await give_turn()
         finally:
             self.whole(self._writer.hurry)
-        await waiter.wait()
+        await self._writer.settled(waiter)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from async_task_state.settings import Settings
     from async_task_state.stores import Change, Store
+    from async_task_state.stores.airflow import Channel
 
 __all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "task_state"]
 
@@ -29,7 +30,7 @@ def task_state(
     scope: TaskScope | None = None,
     *,
     attempt: int | None = None,
-    store: str | Store | None = None,
+    store: str | Store | Channel | None = None,
     max_delay: float | None = None,
     read_only: bool = False,
     on_clear: OnClear | None = None,
@@ -74,11 +75,11 @@ def task_state(
     if running is not None and running.scope == scope:
         attempt = running.attempt if attempt is None else attempt
         max_tries = running.max_tries if attempt == running.attempt else None
-    store, settings = configured(store)
+    kept_in, settings = configured(store)
     return TaskState(
         scope,
         attempt=attempt,
-        store=store,
+        store=kept_in,
         settings=settings,
         max_delay=max_delay,
         read_only=read_only,
@@ -113,11 +114,11 @@ def asset_state(
         scope = asset
     else:
         scope = AssetScope(asset) if isinstance(asset, str) else AssetScope.from_airflow(asset)
-    store, settings = configured(store)
-    return AssetState(scope, store=store, settings=settings, max_delay=max_delay, read_only=read_only)
+    kept_in, settings = configured(store)
+    return AssetState(scope, store=kept_in, settings=settings, max_delay=max_delay, read_only=read_only)
 
 
-def configured(store: str | Store | None) -> tuple[str | Store, Settings]:
+def configured(store: str | Store | Channel | None) -> tuple[str | Store | Channel, Settings]:
     """The store that is given or configured, and the settings."""
     settings = load_settings()
     if store is None:

@@ -43,6 +43,11 @@ class Waiter:
         """Let the caller go on; only on its own loop."""
         self._event.set()
 
+    @property
+    def answered(self) -> bool:
+        """Whether the caller may go on."""
+        return self._event.is_set()
+
     async def wait(self) -> Any:
         """What the writer answers, returned or raised."""
         await self._event.wait()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from async_task_state.errors import StaleWriterError, StateNotOpenError, StoreError, StoreUnavailableError
-from async_task_state.pending import FLUSH_AT, Flight, Pending
+from async_task_state.pending import Flight, Pending
 from async_task_state.waiting import Waiter, wake
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 5.0
 FOREVER: Final = float("inf")
 SCOPES_AT_ONCE: Final = 1000
+FLUSH_AT: Final = 0.75
+"""The part of `max_delay` after which a flush starts; the rest is for the commit itself."""
 
 
 class Writer:
@@ -91,7 +93,7 @@ class Writer:
             with contextlib.suppress(StaleWriterError):
                 await earlier.flush()
         snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt)
-        pending = Pending(self, snapshot.lease, snapshot.entries, max_delay)
+        pending = Pending(self, snapshot.lease, snapshot.entries, max_delay * FLUSH_AT)
         self._holders[scope] = pending
         return pending
 
@@ -129,6 +131,10 @@ class Writer:
                 return
             self._due = 0
         self._ring()
+
+    async def settled(self, waiter: Waiter) -> None:
+        """Return when a waiter has its answer, or raise it."""
+        await waiter.wait()
 
     def drain(self) -> None:
         """Block this thread until everything is saved, at most `exit_timeout`; log what is not."""

@@ -13,6 +13,8 @@ from airflow.triggers.base import BaseTrigger
 from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
 from async_task_state.scopes import RunningTask, TaskScope, running_task
 from async_task_state.state import OnClear, TaskState, configured
+from async_task_state.stores.airflow import DSN as AIRFLOW
+from async_task_state.stores.airflow import trigger_channel
 from async_task_state.sync import SyncTaskState
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ class CheckpointTrigger(BaseTrigger):
 
     def _state_of(self, whose: RunningTask) -> TaskState:
         store, settings = configured(self.store)
+        if store == AIRFLOW:
+            store = trigger_channel(self)
         return TaskState(
             whose.scope,
             attempt=whose.attempt,

@@ -20,6 +20,7 @@ from async_task_state.scopes import TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
 from async_task_state.work import WorkCounts, work_records
+from async_task_state.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,10 +173,10 @@ def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str) -> Non
         state._pending.abandon(StaleWriterError("run_trigger() has crashed this trigger"))
     elif how == "move":
         writer = state._pending._writer
+        if not isinstance(writer, Writer):
+            raise AssertionError("only a trigger whose state has a lease is moved")
         # Without letting the event loop run: the trigger stands still meanwhile, as in a triggerer that is frozen.
-        asyncio.run_coroutine_threadsafe(
-            writer.store.acquire(state.scope, state.attempt), writer.loop
-        ).result()
+        writer.ask(writer.store.acquire, state.scope, state.attempt)
     task.cancel(*([USER_ACTION] if how in ("user_kill", "move") else []))
 
 

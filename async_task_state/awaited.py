@@ -1,0 +1,197 @@
+"""Coalescing without a thread: what a state records is saved from inside the calls on it that are awaited.
+
+For a store that only the caller's own event loop may talk to. There is no timer: a checkpoint is saved by the first
+call on the state that comes when it is due, or when the state is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from async_task_state.errors import StaleWriterError, StoreUnavailableError
+from async_task_state.pending import Pending
+from async_task_state.stores import Lease, Snapshot
+from async_task_state.stores.airflow import AirflowStore, channel_for
+from async_task_state.waiting import Waiter, wake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from async_task_state.scopes import Scope
+    from async_task_state.settings import Settings
+    from async_task_state.stores.airflow import Channel
+
+__all__ = ["AwaitedWriter"]
+
+log = logging.getLogger(__name__)
+
+FLUSH_AT: Final = 0.95
+"""The part of `max_delay` after which a flush is due; nothing but the requests comes after it."""
+FIRST_RETRY_SECONDS: Final = 0.2
+LAST_RETRY_SECONDS: Final = 5.0
+
+
+class AwaitedWriter:
+    """Saves what one handle records, when that handle is called.
+
+    Args:
+        settings: For the timeouts.
+        channel: The way to the store; None finds it when a state is opened.
+    """
+
+    def __init__(self, settings: Settings, channel: Channel | None = None) -> None:
+        self.gone = False
+        self.store = self
+        self._settings = settings
+        self._channel = channel
+        self._airflow: AirflowStore
+        self._pending: Pending | None = None
+        self._turn = anyio.Lock()
+        self._away_since: float | None = None
+        self._away_because = ""
+        self._failed = False
+        self._disowned: Callable[[Pending], Exception] | None = None
+        self._not_before = 0.0
+        self._retry_after = FIRST_RETRY_SECONDS
+
+    @property
+    def trouble(self) -> Callable[[Pending], Exception] | None:
+        """What keeps states from being saved, if anything does; now and then a call may try all the same."""
+        if self._failed and time.monotonic() < self._not_before:
+            return self._outage
+        return self._disowned
+
+    def disown(self, trouble: Callable[[Pending], Exception]) -> None:
+        """Make the handle raise `trouble`."""
+        self.gone, self._disowned = True, trouble
+
+    async def open(self, scope: Scope, attempt: int | None, max_delay: float) -> Pending:
+        """Read a scope, key by key; the lease is Airflow's own, which lets one attempt of a task run.
+
+        Raises:
+            SettingsError: Airflow's store cannot be reached from here.
+            StoreUnavailableError: It has not answered for `outage_timeout`.
+        """
+        snapshot = await self.call(self.read, scope)
+        lease = Lease(scope, 0, 1 if attempt is None else attempt, 0)
+        self._pending = Pending(self, lease, snapshot.entries, max_delay * FLUSH_AT)
+        return self._pending
+
+    async def read(self, scope: Scope) -> Snapshot:
+        """A scope as Airflow has it."""
+        self._airflow = AirflowStore(self._channel or channel_for(scope), {})
+        entries = await self._airflow.load()
+        held = None if self._pending is None else self._pending.lease
+        return Snapshot(held or Lease(scope, 0, 0, 0), entries)
+
+    async def call(self, method: Callable[..., Any], *args: object) -> Any:
+        """Await a method of this, again while Airflow does not answer."""
+        give_up = time.monotonic() + self._settings.outage_timeout
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                return await method(*args)
+            except StoreUnavailableError:
+                if time.monotonic() + delay >= give_up:
+                    raise
+            await anyio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    async def look(self, key: str) -> str | None:
+        """A key that the index does not name: what somebody wrote by Airflow's own means."""
+        text: str | None = await self.call(self._airflow.look, key)
+        return text
+
+    def enqueue(self, pending: Pending) -> None:
+        """Nothing to tell anybody: `save_due` looks."""
+
+    def hurry(self, *, again: bool = False) -> None:  # noqa: ARG002 - a thread's writer has a use for it
+        """Make what is recorded due."""
+        if self._pending is not None:
+            self._pending.due = 0.0
+
+    async def save_due(self, pending: Pending) -> None:
+        """Save what is due, if anything is; trouble is for later calls to raise."""
+        now = time.monotonic()
+        if pending.unsettled and pending.due <= now and self._not_before <= now:
+            async with self._turn:
+                await self._save(pending)
+
+    async def settled(self, waiter: Waiter) -> None:
+        """Save until a waiter has its answer.
+
+        Raises:
+            StaleWriterError: Airflow does not know this attempt any more.
+            StoreUnavailableError: It has not answered for `outage_timeout`.
+        """
+        while self._pending is not None and not waiter.answered:
+            async with self._turn:
+                if not waiter.answered:
+                    await anyio.sleep(max(0.0, self._not_before - time.monotonic()))
+                    await self._save(self._pending)
+        await waiter.wait()
+
+    def drain(self) -> None:
+        """Save what is left when the process ends, its event loop abandoned: at most `exit_timeout`."""
+        pending = self._pending
+        if pending is None or not pending.unsettled:
+            return
+
+        async def save() -> None:
+            with anyio.move_on_after(self._settings.exit_timeout):
+                while pending.unsettled:
+                    self._turn = anyio.Lock()
+                    await self.save_due(pending)
+
+        pending.due = self._not_before = 0.0
+        pending.put_back()
+        anyio.run(save)
+        if pending.unsettled:
+            log.error("not saved when the process ended: %s (%s)", pending.unsaved(), self._away_because)
+
+    async def _save(self, pending: Pending) -> None:
+        flight = pending.take()
+        waiters: list[Waiter] = []
+        # Whoever is cancelled, the flush is everybody's.
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._airflow.commit(flight.batch)
+            except StaleWriterError:
+                waiters = pending.settle(fenced=True)
+            except StoreUnavailableError as error:
+                pending.put_back()
+                waiters = self._away(pending, error)
+            except BaseException:
+                pending.put_back()
+                raise
+            else:
+                waiters = pending.settle(fenced=False)
+                self._retry_after = FIRST_RETRY_SECONDS
+                self._not_before = 0.0
+                self._away_since, self._failed = None, False
+        wake(waiters)
+
+    def _away(self, pending: Pending, error: StoreUnavailableError) -> list[Waiter]:
+        now = time.monotonic()
+        self._away_because = str(error)
+        if self._away_since is None:
+            log.warning("could not save, will try again: %s", error)
+            self._away_since = now
+        self._not_before = now + self._retry_after * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        self._retry_after = min(self._retry_after * 2, LAST_RETRY_SECONDS)
+        if now - self._away_since < self._settings.outage_timeout:
+            return []
+        self._failed = True
+        return pending.fail_waiters(self._outage)
+
+    def _outage(self, pending: Pending) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            "the store has been away for [async_task_state] outage_timeout ="
+            f" {self._settings.outage_timeout:g} s ({self._away_because}); not saved, and tried again when the state"
+            f" is left: {pending.unsaved()}"
+        )

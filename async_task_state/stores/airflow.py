@@ -1,0 +1,282 @@
+"""State in Airflow's own store: no database but Airflow's, one request a key, from inside awaited calls only.
+
+Airflow keeps keys and gives them one by one: it has no list of them. So an index is kept beside them, in a key of its
+own: the names of all keys, and the text of the small ones that are nobody's business but ours.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+import anyio
+
+from async_task_state.codec import RESERVED_PREFIX, decode, encode_json
+from async_task_state.errors import (
+    AsyncTaskStateError,
+    SettingsError,
+    StaleWriterError,
+    StoreUnavailableError,
+)
+from async_task_state.scopes import AssetScope, running_task
+from async_task_state.settings import NEVER_EXPIRE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Batch
+
+__all__ = ["DSN", "AirflowStore", "Channel", "channel_for", "trigger_channel"]
+
+DSN: Final = "airflow:"
+INDEX: Final = f"{RESERVED_PREFIX}index"
+SMALL_CHARS: Final = 32
+BUSY_SECONDS: Final = 0.001
+HTTP_NOT_FOUND: Final = 404
+
+
+@runtime_checkable
+class Channel(Protocol):
+    """Reads and writes the keys of one scope in Airflow's store, each with one request."""
+
+    async def get(self, key: str) -> Any:
+        """The value of a key; None where there is none."""
+
+    async def set(self, key: str, value: Any, retention: timedelta) -> None:
+        """Save a value."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a key."""
+
+    async def clear(self) -> None:
+        """Remove every key."""
+
+
+class TaskChannel:
+    """The way of a task's process: Airflow's own blocking calls.
+
+    They block the event loop for the ten milliseconds that a request takes. A request that is awaited instead makes
+    every blocking call of Airflow's SDK fail that the task makes meanwhile, in any of its coroutines.
+
+    Args:
+        accessor: Airflow's accessor of the task's or the asset's store.
+        expires: Whether it takes a retention; an asset's does not.
+    """
+
+    def __init__(self, accessor: Any, *, expires: bool = True) -> None:
+        self._accessor = accessor
+        self._expires = expires
+
+    async def get(self, key: str) -> Any:
+        """See `Channel`."""
+        return await self._call(self._accessor.get, key)
+
+    async def set(self, key: str, value: Any, retention: timedelta) -> None:
+        """See `Channel`."""
+        options = {"retention": retention} if self._expires else {}
+        await self._call(self._accessor.set, key, value, **options)
+
+    async def delete(self, key: str) -> None:
+        """See `Channel`."""
+        await self._call(self._accessor.delete, key)
+
+    async def clear(self) -> None:
+        """See `Channel`."""
+        await self._call(self._accessor.clear)
+
+    async def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415 - of Airflow 3.3
+
+        while True:
+            try:
+                with _alarm_held():
+                    return method(*args, **options)
+            except DeadlockImminentError:
+                # The task awaits a request of its own; Airflow has sent nothing of ours.
+                await anyio.sleep(BUSY_SECONDS)
+
+
+class TriggererChannel:
+    """The way of a triggerer, where requests are awaited and answered in any order.
+
+    Args:
+        accessor: Airflow's accessor, whose methods begin with an `a`.
+        expires: Whether it takes a retention.
+    """
+
+    def __init__(self, accessor: Any, *, expires: bool) -> None:
+        self._accessor = accessor
+        self._expires = expires
+
+    async def get(self, key: str) -> Any:
+        """See `Channel`."""
+        return await self._accessor.aget(key)
+
+    async def set(self, key: str, value: Any, retention: timedelta) -> None:
+        """See `Channel`."""
+        options = {"retention": retention} if self._expires else {}
+        await self._accessor.aset(key, value, **options)
+
+    async def delete(self, key: str) -> None:
+        """See `Channel`."""
+        await self._accessor.adelete(key)
+
+    async def clear(self) -> None:
+        """See `Channel`."""
+        await self._accessor.aclear()
+
+
+@contextmanager
+def _alarm_held() -> Iterator[None]:
+    """Hold an `execution_timeout` back until a request is answered, or the next one would get its answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handler = signal.signal(signal.SIGALRM, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        if held:
+            signal.raise_signal(signal.SIGALRM)
+
+
+def channel_for(scope: Scope) -> Channel:
+    """The way to a scope's keys from where this is called.
+
+    Raises:
+        SettingsError: There is none: from a deferrable trigger, from another task, or from outside Airflow.
+    """
+    try:
+        from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
+        from airflow.sdk.execution_time.context import (  # noqa: PLC0415
+            AssetStateStoreAccessor,
+            TaskStateStoreAccessor,  # noqa: F401 - whether this Airflow has it
+        )
+    except ImportError:
+        raise SettingsError(
+            "the dsn airflow: keeps state in Airflow's own store, which this Airflow does not have: it needs 3.3 or"
+            f" later; {_INSTEAD}"
+        ) from None
+    comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if comms is None:
+        raise SettingsError(
+            f"the dsn airflow: is for Airflow's own processes, and none runs here; {_INSTEAD}"
+        )
+    running = running_task()
+    if isinstance(scope, AssetScope):
+        accessor = AssetStateStoreAccessor(**({"name": scope.name} if scope.name else {"uri": scope.uri}))
+        way = TriggererChannel if running is None else TaskChannel
+        return way(accessor, expires=False)
+    if running is None:
+        raise SettingsError(
+            "the dsn airflow: cannot keep a trigger's state: Airflow 3.3 does not let triggers reach the task store;"
+            f" {_INSTEAD}"
+        )
+    if running.scope != scope:
+        raise SettingsError(
+            f"the dsn airflow: keeps the state of the running task, {running.scope}, and not of {scope}; {_INSTEAD}"
+        )
+    from airflow.sdk import get_current_context  # noqa: PLC0415 - loaded by now
+
+    return TaskChannel(get_current_context()["task_state_store"])
+
+
+def trigger_channel(trigger: Any) -> Channel:
+    """The way to a trigger's task's keys, where Airflow gives a trigger one.
+
+    Raises:
+        SettingsError: This Airflow does not.
+    """
+    accessor = getattr(trigger, "task_state_store", None)
+    if accessor is None or not hasattr(accessor, "aget"):
+        raise SettingsError(
+            "the dsn airflow: cannot keep a trigger's state: this Airflow does not let triggers reach the task store;"
+            f" {_INSTEAD}"
+        )
+    return TriggererChannel(accessor, expires=True)
+
+
+_INSTEAD: Final = "set [async_task_state] dsn to sqlite:///path or postgresql://..., or leave it empty"
+
+
+@dataclass(slots=True)
+class AirflowStore:
+    """The keys of one scope, by way of a channel.
+
+    What other stores promise and this one cannot: the changes of a flush are requests of their own, so a crash between
+    two of them leaves the first only; and there is no lease but Airflow's, which refuses attempts that are over.
+
+    Args:
+        channel: The way to Airflow.
+        index: What Airflow has, as far as is known: each key, and the text of a small one of our own.
+    """
+
+    channel: Channel
+    index: dict[str, str | None]
+
+    async def load(self) -> dict[str, str]:
+        """Every key and its text, with one request each and one for the index."""
+        self.index = await self._asked(self.channel.get(INDEX)) or {}
+        entries = {}
+        for key, text in self.index.items():
+            found = text if text is not None else await self.look(key)
+            if found is not None:
+                entries[key] = found
+        return entries
+
+    async def look(self, key: str) -> str | None:
+        """The text of one key, in the index or not."""
+        value = await self._asked(self.channel.get(key))
+        return None if value is None else encode_json(value)
+
+    async def commit(self, batch: Batch) -> None:
+        """Save what a batch changes; what was saved when this raises is saved again by the next try.
+
+        Raises:
+            StaleWriterError: Airflow does not know this attempt any more.
+            StoreUnavailableError: Airflow does not answer, or refuses.
+        """
+        if batch.cleared:
+            await self._asked(self.channel.clear())
+            self.index = {}
+        kept = dict(self.index)
+        for key, (text, _) in batch.changes.items():
+            kept.pop(key, None)
+            if text is not None:
+                kept[key] = text if key.startswith(RESERVED_PREFIX) and len(text) <= SMALL_CHARS else None
+        gone = {key for key, (text, _) in batch.changes.items() if text is None}
+        # Names first, and those that go last: a key that the index does not name would not be found.
+        if kept.items() - self.index.items():
+            await self._write_index({**dict.fromkeys(gone & self.index.keys()), **kept})
+        for key, (text, retention) in batch.changes.items():
+            if text is not None and kept[key] is None:
+                keep = NEVER_EXPIRE if retention is None else timedelta(seconds=retention)
+                await self._asked(self.channel.set(key, decode(text), keep))
+        for key in sorted(gone):
+            await self._asked(self.channel.delete(key))
+        if self.index != kept:
+            await self._write_index(kept)
+
+    async def _write_index(self, index: dict[str, str | None]) -> None:
+        await self._asked(self.channel.set(INDEX, index, NEVER_EXPIRE))
+        self.index = index
+
+    async def _asked(self, request: Awaitable[Any]) -> Any:
+        try:
+            return await request
+        except AsyncTaskStateError:
+            raise
+        except Exception as error:
+            detail = getattr(getattr(error, "error", None), "detail", None)
+            if isinstance(detail, dict) and detail.get("status_code") == HTTP_NOT_FOUND:
+                raise StaleWriterError(
+                    f"Airflow does not know this attempt any more, and nothing more of it is saved ({error})"
+                ) from error
+            raise StoreUnavailableError(f"Airflow's own store: {error}") from error
