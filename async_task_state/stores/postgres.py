@@ -113,8 +113,8 @@ class PostgresStore:
     async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
         """See `Store.write`.
 
-        It is a transaction, never a single statement: what a lost connection may still do is then nothing, unless its
-        COMMIT is under way.
+        A transaction, which has the scope's lock before it ends: where its COMMIT arrives late, on a connection that was
+        lost, whatever is newer waits for it.
         """
         async with self._use() as db, _transaction(db):
             row = await db.fetchrow(self._sql.make, *scope.row)

@@ -65,7 +65,9 @@ _LOOK = (
     " FROM held LEFT JOIN scope ON scope.id = held.id WHERE fenced OR touched_at < ?"
 )
 _CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows})"
-_DELETE = "DELETE FROM entry WHERE (scope_id, key) IN (VALUES {rows})"
+# Not `IN (VALUES ...)`: for two columns that looks at every row of the table.
+_DELETE = "DELETE FROM entry WHERE (scope_id, key) = {rows}"
+_OR = " OR (scope_id, key) = "
 _TOUCH = "WITH seen (id) AS (VALUES {rows}) UPDATE scope SET touched_at = ? WHERE id IN seen"
 _UPSERT = (
     "INSERT INTO entry (scope_id, key, value, updated_at, expires_at) VALUES {rows}"
@@ -330,7 +332,7 @@ def _commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
                 upserts.append((scope_id, key, value, now, None if retention is None else now + retention))
     _in_bulk(db, _CLEAR, cleared)
     _in_bulk(db, _UPSERT, upserts)
-    _in_bulk(db, _DELETE, gone)
+    _in_bulk(db, _DELETE, gone, joint=_OR)
     _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[3]], now)
     return [leases[ids] for ids in fenced]
 
@@ -340,14 +342,18 @@ def _write(db: sqlite3.Connection, scope: Scope, changes: Mapping[str, Change], 
 
 
 def _in_bulk(
-    db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]], *last: object
+    db: sqlite3.Connection,
+    statement: str,
+    rows: Sequence[tuple[object, ...]],
+    *last: object,
+    joint: str = ", ",
 ) -> list[Any]:
     """Execute a statement on all rows, as many at a time as parameters allow; what it returns."""
     found = []
     for start in range(0, len(rows), ROWS_A_STATEMENT):
         part = rows[start : start + ROWS_A_STATEMENT]
         marks = f"({', '.join('?' * len(part[0]))})"
-        values = ", ".join([marks] * len(part))
+        values = joint.join([marks] * len(part))
         found += db.execute(statement.format(rows=values), [*chain.from_iterable(part), *last]).fetchall()
     return found
 
@@ -386,12 +392,12 @@ def _purge(
 ) -> list[tuple[int, str]]:
     # From where the last batch ended, so that all of them together look at each row once.
     rows = db.execute(
-        "SELECT scope_id, key FROM entry JOIN scope ON id = scope_id WHERE (scope_id, key) > (?, ?) AND (expires_at <= ?"
-        " OR (expires_at IS NULL AND touched_at <= ? AND substr(key, 1, length(?)) = ?))"
+        "SELECT scope_id, key FROM entry WHERE (scope_id, key) > (?, ?) AND (expires_at <= ? OR (expires_at IS NULL"
+        " AND substr(key, 1, length(?)) = ? AND (SELECT touched_at FROM scope WHERE id = scope_id) <= ?))"
         " ORDER BY scope_id, key LIMIT ?",
-        (*after, now, idle_since, RESERVED_PREFIX, RESERVED_PREFIX, PURGE_ROWS),
+        (*after, now, RESERVED_PREFIX, RESERVED_PREFIX, idle_since, PURGE_ROWS),
     ).fetchall()
-    _in_bulk(db, _DELETE, rows)
+    _in_bulk(db, _DELETE, rows, joint=_OR)
     return rows
 
 

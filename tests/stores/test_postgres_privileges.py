@@ -41,9 +41,10 @@ def use():
             lease = (await store.acquire(SCOPE, 1)).lease
             assert not await store.commit([Batch(lease, {"a": ("1", None), "b": ("2", 0.001)})])
             assert not await store.commit([Batch(lease, {"c": ("3", None), "b": (None, None)}, cleared=True)])
-            assert (await store.read(SCOPE)).entries == {"c": "3"}
+            await store.write(SCOPE, {"d": ("4", None), "e": (None, None)})
+            assert (await store.read(SCOPE)).entries == {"c": "3", "d": "4"}
             assert [info.scope for info in await store.scopes()] == [SCOPE]
-            assert await store.clear(SCOPE) == 1
+            assert await store.clear(SCOPE) == 2
             await store.purge(time.time() + 86400)
             assert await store.read(SCOPE) is None
         finally:

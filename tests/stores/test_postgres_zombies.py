@@ -131,6 +131,42 @@ async def test_a_batch_that_clears_and_sets_thousands_of_keys_is_one_step(postgr
         assert (await store.read(SCOPE)).entries == values
 
 
+async def test_a_write_that_arrives_after_its_retry_is_done_before_what_is_newer(dsn):
+    async with Proxy(dsn) as proxy, opened(proxy.dsn) as store, opened(dsn) as observer:
+        lease = await hold(store, SCOPE, a="0", b="0")
+        for later in (
+            lambda: store.write(SCOPE, {"a": ("2", None)}),
+            lambda: store.commit([put(lease, a="2")]),
+            lambda: store.commit([put(lease, a="2", b=None)]),
+        ):
+            caught = proxy.catch(COMMIT, REQUESTS)
+            write = asyncio.create_task(store.write(SCOPE, {"a": ("1", None), "b": ("1", None)}))
+            line = await caught
+            await lose(write)
+            newer = asyncio.create_task(later())
+            assert (await observer.read(SCOPE)).entries["a"] != "1"
+            line.release()
+            assert not await newer
+            await line.over.wait()
+            assert (await store.read(SCOPE)).entries["a"] == "2"
+        assert (await store.read(SCOPE)).entries == {"a": "2"}
+
+
+async def test_a_write_that_was_cut_leaves_nothing_and_is_sent_again(dsn):
+    async with Proxy(dsn) as proxy, opened(proxy.dsn) as store:
+        for number, kind in enumerate((REQUESTS, ANSWERS)):
+            caught = proxy.catch(COMMIT, kind)
+            values = {f"k{key}": (str(number), None) for key in range(2500)}
+            write = asyncio.create_task(store.write(SCOPE, values, cleared=True))
+            line = await caught
+            line.cut()
+            with pytest.raises(StoreUnavailableError):
+                await write
+            line.release()
+            await store.write(SCOPE, values, cleared=True)
+            assert (await store.read(SCOPE)).entries == dict.fromkeys(values, str(number))
+
+
 async def test_g5_an_answer_that_was_lost_is_asked_for_again(dsn):
     async with Proxy(dsn) as proxy, opened(proxy.dsn) as store, opened(dsn) as observer:
         lease = await hold(store, SCOPE, a="0")
@@ -182,8 +218,14 @@ async def test_purge_leaves_alone_what_is_written_all_the_time(postgres, dsn):
         lease = await hold(store, SCOPE)
         await db.execute(f"""UPDATE "{schema}".scope SET touched_at = now() - interval '50 minutes'""")
         assert not await store.commit([put(lease, **{work: "1"})])
+        await store.write(OTHER, {work: ("1", None)})
+        await db.execute(
+            f"""UPDATE "{schema}".scope SET touched_at = now() - interval '2 hours' WHERE run_id = 'other'"""
+        )
+        await store.write(OTHER, {work: ("2", None)})
         assert await store.purge() == 0
         assert (await store.read(SCOPE)).entries == {work: "1"}
+        assert (await store.read(OTHER)).entries == {work: "2"}
 
 
 async def test_purge_takes_any_retention(dsn):
@@ -214,7 +256,11 @@ async def test_who_waits_for_a_lock_in_vain_leaves_nobody_waiting_on_the_server(
         lease = await hold(store, SCOPE, a="0")
         async with locker.transaction():
             await locker.execute(f'LOCK TABLE "{dsn.partition("schema=")[2].partition("&")[0]}".entry')
-            for call in (store.acquire(SCOPE, 1), store.commit([put(lease, a="1")])):
+            for call in (
+                store.acquire(SCOPE, 1),
+                store.commit([put(lease, a="1")]),
+                store.write(SCOPE, {"a": ("1", None)}),
+            ):
                 with pytest.raises(StoreUnavailableError, match="55P03"):
                     await call
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiting'"

@@ -8,16 +8,20 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
 from onestore import SCOPE, one_key, using
 
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope, TaskState
+from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.stores import Batch
 from async_task_state.stores.sqlite import (
     APPLICATION_ID,
     SCHEMA_VERSION,
+    SQLiteStore,
     _check_owner,
     _create_schema,
     _hop,
@@ -29,6 +33,12 @@ NOBODY = 65534
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "state.db"
+
+
+def age(path, seconds):
+    """Have every scope be touched so long ago, as far as the database knows."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE scope SET touched_at = ?", (time.time() - seconds,))
 
 
 def refused(path, error=StoreError):
@@ -302,6 +312,55 @@ def test_a_database_made_meanwhile_is_ours(path):
             break
         statements += 1
     assert statements > 1
+
+
+def test_purge_leaves_alone_what_is_written_all_the_time(path):
+    work = f"{RESERVED_PREFIX}work:x:0000000000"
+
+    async def write_and_purge():
+        store = SQLiteStore(path, default_retention=60.0)
+        try:
+            lease = (await store.acquire(SCOPE, 1)).lease
+            age(path, 50 * 60)
+            assert not await store.commit([Batch(lease, {work: ("1", None)})])
+            assert await store.purge() == 0
+            age(path, 2 * 3600)
+            await store.write(SCOPE, {work: ("2", None)})
+            assert await store.purge() == 0
+            assert (await store.read(SCOPE)).entries == {work: "2"}
+            age(path, 2 * 3600)
+            assert await store.purge() == 1
+        finally:
+            await store.close()
+
+    asyncio.run(write_and_purge())
+
+
+def test_purge_takes_a_thousand_rows_a_transaction(path):
+    async def fill_and_purge():
+        store = SQLiteStore(path, default_retention=60.0)
+        try:
+            await store.write(
+                SCOPE, {f"k{number}": ("1", 1e-9) for number in range(2500)} | {"kept": ("1", None)}
+            )
+            for number in range(1500):
+                await store.write(TaskScope("dag", "run", "empty", number), {})
+            age(path, 2 * 3600)
+            changes = []
+            db = store._db._conn
+            await store._db.set_trace_callback(
+                lambda statement: changes.append(db.total_changes) if statement == "COMMIT" else None
+            )
+            before = db.total_changes
+            assert await store.purge() == 2500
+            counts = [after - earlier for earlier, after in pairwise([before, *changes])]
+            assert sum(counts) == 2500 + 1500
+            assert max(counts) == 1000
+            assert [info.scope for info in await store.scopes()] == [SCOPE]
+        finally:
+            await store.close()
+
+    asyncio.run(fill_and_purge())
 
 
 def test_an_item_of_a_work_set_takes_at_most_24_bytes_of_the_file(path):
