@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
 from async_task_state.scopes import TaskScope
-from async_task_state.settings import SECTION, Settings, check_executor, load_settings
+from async_task_state.settings import SECTION, Settings, check_executor, is_number, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
 
 if TYPE_CHECKING:
@@ -108,7 +108,11 @@ def _settings() -> str:
         raise SettingsError(
             f"[{SECTION}] {', '.join(unknown)}: no such option; correct the name to one of {', '.join(known)}"
         )
-    return ", ".join(f"{name} {getattr(settings, name):,.10g}" for name in known if name != "dsn")
+    return ", ".join(f"{name} {_readable(getattr(settings, name))}" for name in known if name != "dsn")
+
+
+def _readable(value: object) -> str:
+    return f"{value:,.10g}" if is_number(value) else str(value)
 
 
 def _dsn(named: str) -> str:
