@@ -71,3 +71,27 @@ class Steps(CheckpointTrigger):
     async def on_user_kill(self, state):
         """Tell, and what the state says."""
         log_to(self.journal, killed=await state.get("sum", 0))
+
+
+class StepsInAirflow(Steps):
+    """The same in Airflow's own store, which a trigger cannot reach."""
+
+    store = "airflow:"
+
+
+class FailingSteps(Steps):
+    """Fails half way in the first attempt."""
+
+    def serialize(self):
+        """The class path and the arguments."""
+        _, arguments = super().serialize()
+        return "crash_helpers.FailingSteps", arguments
+
+    async def run_with_state(self, state):
+        """Take half of the steps, or those that are left."""
+        if state.attempt == 1:
+            self.steps //= 2
+        async for event in super().run_with_state(state):
+            if state.attempt == 1:
+                raise RuntimeError("the first attempt fails")
+            yield event
