@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from async_task_state.state import TaskState
 
-__all__ = ["FileWork", "Source", "is_local", "load_processor", "location", "modified_of"]
+__all__ = ["FileWork", "Source", "load_processor", "location", "modified_of"]
 
 Source: TypeAlias = "str | os.PathLike[str] | list[str]"
 
@@ -231,13 +231,13 @@ def _file(file_system: AbstractFileSystem, name: str, info: dict[str, Any], iden
     if identity == "stat":
         modified = modified_of(info)
         key = f"{path}#{info.get('size', '')},{'' if modified is None else modified}"
-    options = {} if is_local(file_system) else file_system.storage_options
+    options = {} if _is_local(file_system) else file_system.storage_options
     return File(UPath(path, **options), key)
 
 
 def location(file_system: AbstractFileSystem, name: str) -> str:
     """Where a file is: its path if it is local, else its URL."""
-    return name if is_local(file_system) else str(file_system.unstrip_protocol(name))
+    return name if _is_local(file_system) else str(file_system.unstrip_protocol(name))
 
 
 def modified_of(info: Mapping[str, Any]) -> Any:
@@ -245,7 +245,7 @@ def modified_of(info: Mapping[str, Any]) -> Any:
     return next((info[field] for field in _MODIFIED if info.get(field) is not None), None)
 
 
-def is_local(file_system: AbstractFileSystem) -> bool:
+def _is_local(file_system: AbstractFileSystem) -> bool:
     """Whether its files are on this machine."""
     protocol = file_system.protocol
     return "file" in ((protocol,) if isinstance(protocol, str) else protocol)

@@ -1,0 +1,85 @@
+"""What a look at a source shows is what its file system has."""
+
+from __future__ import annotations
+
+import fsspec
+import pytest
+
+from async_task_state.files import list_files
+from async_task_state.listing import look
+
+FILES = ("a.csv", "b.txt", "deep/c.csv", "deep/deeper/d.csv", "deep/deeper/e", "other/f[1].csv", "z")
+PATTERNS = (
+    "*",
+    "*.csv",
+    "?.csv",
+    "**",
+    "**/*.csv",
+    "deep/*",
+    "*/*.csv",
+    "d*/**/[cd].csv",
+    "deep/*/*",
+    "no*thing",
+)
+
+
+@pytest.fixture(params=["local", "memory", "flat"])
+def place(request, tmp_path, monkeypatch):
+    """A folder with those files."""
+    if request.param == "local":
+        file_system, folder = fsspec.filesystem("file"), str(tmp_path / "in")
+    else:
+        file_system, folder = fsspec.filesystem("memory"), "memory://in"
+    # A file system that is asynchronous within is listed as an object store is.
+    monkeypatch.setattr(type(file_system), "async_impl", request.param == "flat")
+    for name in FILES:
+        file_system.makedirs(f"{folder}/{name}".rpartition("/")[0], exist_ok=True)
+        file_system.pipe(f"{folder}/{name}", name.encode())
+    yield folder
+    file_system.rm(folder, recursive=True)
+
+
+def seen(source):
+    missed = []
+    versions = list(look(source, missed))
+    assert not missed
+    return versions
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_glob_matches_what_its_file_system_says(place, pattern):
+    file_system, root = fsspec.core.url_to_fs(f"{place}/{pattern}")
+    expected = [name for name, info in file_system.glob(root, detail=True).items() if info["type"] == "file"]
+    paths = sorted(version.path for version in seen(f"{place}/{pattern}"))
+    assert [fsspec.core.url_to_fs(path)[1] for path in paths] == expected
+
+
+@pytest.mark.asyncio
+async def test_the_files_and_their_names_are_those_that_are_processed(place):
+    for source in (place, f"{place}/z", [f"{place}/a.csv", f"{place}/deep/c.csv"]):
+        processed = {file.key.rpartition("#")[0] async for file in list_files(source, "stat")}
+        assert {version.path for version in seen(source)} == processed
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name(place):
+    [version] = seen(f"{place}/other/f[1].csv")
+    assert version.path.endswith("other/f[1].csv")
+
+
+def test_sizes_and_digests(place):
+    versions = seen(place)
+    assert {version.size for version in versions} == {len(name) for name in FILES}
+    assert len({version.digest for version in versions}) == len(FILES)
+    assert seen(place) == versions
+
+
+def test_what_is_not_there_is_no_error(place):
+    assert seen(f"{place}/nowhere") == []
+
+
+def test_symbolic_links_are_left_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert [version.path for version in seen(str(tmp_path))] == [str(tmp_path / "file")]
