@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from async_task_state.work import WorkSummary
@@ -14,6 +14,8 @@ __all__ = [
     "InvalidItemError",
     "InvalidKeyError",
     "InvalidValueError",
+    "JobCallError",
+    "JobFailedError",
     "NoScopeError",
     "ProcessorError",
     "ReadOnlyStateError",
@@ -24,6 +26,7 @@ __all__ = [
     "StateNotOpenError",
     "StoreError",
     "StoreUnavailableError",
+    "UnknownJobStatusError",
     "ValueTooLargeError",
     "WorkFailedError",
 ]
@@ -55,6 +58,28 @@ class InvalidValueError(AsyncTaskStateError, ValueError):
 
 class ValueTooLargeError(InvalidValueError):
     """A value's JSON is longer than `max_value_bytes` allows."""
+
+
+class JobCallError(AsyncTaskStateError):
+    """A function that a remote job is made of cannot be imported or called, or `submit` returned no id."""
+
+
+class JobFailedError(AsyncTaskStateError):
+    """A remote job has failed, or was cancelled; the task's next attempt submits a new one.
+
+    Attributes:
+        job_id: What `submit` returned.
+        status: What was polled last.
+    """
+
+    def __init__(self, job_id: Any, status: str) -> None:
+        super().__init__(f"job {job_id!r} has failed: {status}")
+        self.job_id = job_id
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[JobFailedError], tuple[Any, str]]:
+        """Keep both when the error crosses a process boundary."""
+        return type(self), (self.job_id, self.status)
 
 
 class NoScopeError(AsyncTaskStateError, RuntimeError):
@@ -102,6 +127,10 @@ class StoreUnavailableError(StoreError):
     From a call on a state it means that the store has been away for `outage_timeout`; the message
     names what is not saved. The changes stay in memory and saving them is still being retried.
     """
+
+
+class UnknownJobStatusError(AsyncTaskStateError):
+    """A remote job has a status of which nobody has said what it means; the message names it."""
 
 
 class WorkFailedError(AsyncTaskStateError):

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.configuration import conf
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException
 
-from async_task_state.errors import InvalidArgumentError
+from async_task_state.errors import InvalidArgumentError, JobFailedError
 from async_task_state.files import FileWork, Source, load_processor
+from async_task_state.instances import state_in_airflow
+from async_task_state.job_calls import CALLS
+from async_task_state.jobs import JobWork, after_clear, is_users_kill
 from async_task_state.state import task_state
 from async_task_state.triggers.files import ProcessFilesTrigger
+from async_task_state.triggers.jobs import RemoteJobTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow.sdk import Context
 
-__all__ = ["ProcessFilesOperator"]
+    from async_task_state.job_calls import Meaning
+    from async_task_state.state import TaskState
+
+__all__ = ["ProcessFilesOperator", "RemoteJobOperator"]
 
 
 class ProcessFilesOperator(BaseOperator):
@@ -137,3 +145,179 @@ class ProcessFilesOperator(BaseOperator):
             raise AirflowException(f"{counts}: {first}")
         self.log.info("%s", counts)
         return result
+
+
+class RemoteJobOperator(BaseOperator):
+    """Submits a job to another system and waits for it, whatever dies on the way: one job is submitted, not two.
+
+    The job's id is durable before it is polled for the first time. A retry, or the same attempt in a new process,
+    goes on with a job that is still running, and takes the outcome of one that has ended without polling it again.
+    When the job has failed, so has the attempt; the next attempt submits a new one. Deferrable or not, the state is
+    the same, so the flag may be changed between attempts.
+
+    Between `submit` and the moment its answer is durable a crash leaves a job of which nobody knows. Before `submit` is
+    called an idempotency key is made durable; it is given to a `submit` that takes one, and after such a crash the same
+    key is sent again, so that the service answers with the job that it already has. The next job has a new key. A
+    process that is asked to end lets a submission take up to 5 more seconds.
+
+    The job is cancelled when a user marks the task as failed or as successful, deletes its run, or clears it. A clear
+    cancels it before a new one is submitted; with `[async_task_state] on_clear = resume` it goes on instead. It is
+    *not* cancelled when a process dies or is shut down, when a trigger moves to another triggerer, nor when
+    `execution_timeout` is over, of a deferred task or of one that runs here: the next attempt goes on with the job, and
+    after the last one it is the service that must end it. On the worker Airflow sends the same signal for a user's
+    action and for a shutdown, so it is asked which of them it was; if it does not answer within 3 seconds the job
+    goes on. Airflow's own end of a run or a task that will not be tried again, as by `dagrun_timeout`, counts as a
+    user's.
+
+    The result is what `result` returned.
+
+    Args:
+        submit: The dotted path of a function that submits the job and returns its id, any JSON value but None. It is
+            called with `arguments` as keywords and, if it has a parameter `idempotency_key`, with the key. Functions
+            may be async, or plain, which then run in a worker thread. With `deferrable=False` a function will do.
+        poll: The same of one that is called with the id and returns the status: a word, an enum's member, or an object
+            with `is_terminal` and `is_successful`.
+        cancel: The same of one that is called with the id and cancels the job. It may be called again for a job that
+            was cancelled, for a crash may come between; if it raises and the job is found to have ended, all is well.
+        result: The same of one that is called with the id of a job that succeeded and returns what it gave, a JSON
+            value of at most `[async_task_state] max_value_bytes`. May be called again after a crash.
+        job: The dotted path of a class whose methods `submit`, `poll`, `cancel` and `result` are the functions: a
+            subclass of `async_task_state.jobs.RemoteJob`, or a hook of Airflow's; the arguments of those names then say
+            what the methods are called, "submit_run" for instance, and may be left out where the names are the same.
+        job_args: The keywords it is made with, `{"databricks_conn_id": "databricks"}` for instance. Templated.
+        arguments: A mapping, what `submit` is called with. Templated.
+        statuses: What the service's statuses mean: a mapping to "running", "succeeded" or "failed", in addition to
+            words that mean the same everywhere, as "RUNNING", "SUCCEEDED" and "FAILED". Case does not matter. A status
+            of which nothing is known is an error.
+        idempotency_argument: Where `submit` takes the idempotency key, a string of 32 letters and digits, if not as
+            `idempotency_key`: "client_request_token", or within `arguments`: "json.idempotency_token".
+        poll_interval: Seconds between the first polls, at most; then the interval grows by half each time. Each wait
+            is a random part of it, at least half.
+        max_poll_interval: Seconds between polls, at most.
+        max_poll_failures: How often in a row a poll may raise, with the same waits between, until its error ends the
+            attempt; the next one goes on with the job. For `cancel` and `result` too.
+        deferrable: Whether the triggerer does all of it; None takes `[operators] default_deferrable`.
+        **kwargs: Those of every operator.
+
+    Raises:
+        InvalidArgumentError: An argument is missing, of the wrong type or out of range.
+    """
+
+    template_fields: Sequence[str] = ("arguments", "job_args")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json", "job_args": "json"}
+    ui_color: str = "#d5e6f2"
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(
+        self,
+        *,
+        submit: str | Callable[..., Any] | None = None,
+        poll: str | Callable[..., Any] | None = None,
+        cancel: str | Callable[..., Any] | None = None,
+        result: str | Callable[..., Any] | None = None,
+        job: str | Callable[..., Any] | None = None,
+        job_args: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        statuses: Mapping[str, Meaning] | None = None,
+        idempotency_argument: str | None = None,
+        poll_interval: float = 10.0,
+        max_poll_interval: float = 60.0,
+        max_poll_failures: int = 10,
+        deferrable: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        self.submit = submit
+        self.poll = poll
+        self.cancel = cancel
+        self.result = result
+        self.job = job
+        self.job_args = job_args
+        self.arguments = arguments
+        self.statuses = statuses
+        self.idempotency_argument = idempotency_argument
+        self.poll_interval = poll_interval
+        self.max_poll_interval = max_poll_interval
+        self.max_poll_failures = max_poll_failures
+        self.deferrable = deferrable
+        for name in (*CALLS, "job") if deferrable else ():
+            if callable(getattr(self, name)):
+                raise InvalidArgumentError(
+                    f"{name} runs in the triggerer, so it must be a dotted path, not a function: give its path, or"
+                    " deferrable=False"
+                )
+        self._work()
+
+    def execute(self, context: Context) -> Any:
+        """See the job through here, or defer to the trigger that does."""
+        if self.deferrable:
+            work = self._work()
+            # A wrong path is the worker's to report, before a triggerer trips over it.
+            work.check()
+            self.defer(
+                trigger=RemoteJobTrigger(**self._arguments()),
+                method_name="execute_complete",
+                timeout=self.execution_timeout,
+            )
+        return asyncio.run(self.aexecute(context))
+
+    async def aexecute(self, context: Context) -> Any:  # noqa: ARG002 - Airflow's signature
+        """See the job through in this process."""
+        self._killed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with task_state(on_clear=after_clear()) as state:
+                return self._finish(await self._run(state))
+        finally:
+            self._loop = None
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
+        """Take the trigger's event for the outcome."""
+        return self._finish(event)
+
+    def on_kill(self) -> None:
+        """Cancel the job, if it is a user who ends this task."""
+        loop = self._loop
+        # Airflow calls this in a signal handler, where nothing can be awaited; and after execution_timeout.
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._killed.set)
+
+    async def _run(self, state: TaskState) -> dict[str, Any]:
+        work = self._work()
+        running = asyncio.create_task(work.run(state))
+        killed = asyncio.create_task(self._wait_for_users_kill(state))
+        try:
+            await asyncio.wait([running, killed], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+        finally:
+            for task in (running, killed):
+                task.cancel()
+            await asyncio.wait([running, killed])
+        await work.cancel_job(state)
+        return await work.run(state)
+
+    async def _wait_for_users_kill(self, state: TaskState) -> None:
+        while True:
+            await self._killed.wait()
+            self._killed.clear()
+            task_state = await state_in_airflow(state.scope)
+            if is_users_kill(task_state, doubtful=False):
+                self.log.info("cancelling the job: the task is %s in Airflow", task_state)
+                return
+            self.log.info("the job goes on: the task is %s in Airflow", task_state)
+
+    def _work(self) -> JobWork:
+        return JobWork(**self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(JobWork)}
+
+    def _finish(self, outcome: dict[str, Any]) -> Any:
+        if outcome["status"] != "success":
+            raise JobFailedError(outcome["job_id"], outcome["job_status"])
+        self.log.info("job %r has succeeded: %s", outcome["job_id"], outcome["job_status"])
+        return outcome["result"]

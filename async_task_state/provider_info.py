@@ -25,6 +25,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "async_task_state.triggers.checkpoint",
                     "async_task_state.triggers.files",
+                    "async_task_state.triggers.jobs",
                     "async_task_state.triggers.newfiles",
                 ],
             }

@@ -1,0 +1,50 @@
+"""What Airflow says of a task instance at this moment, asked from the process that works for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from async_task_state.scopes import TaskScope
+
+__all__ = ["state_in_airflow"]
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS: Final = 3.0
+"""Less than Airflow gives a process between SIGTERM and SIGKILL."""
+
+
+async def state_in_airflow(scope: TaskScope) -> str | None:
+    """The state of a task instance as Airflow has it: "removed" if it is gone, None if Airflow does not say.
+
+    Only in a task's process or a triggerer, on its event loop.
+
+    Args:
+        scope: Which one.
+    """
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - loaded long ago where it can answer
+    from airflow.sdk.execution_time.comms import GetTaskStates  # noqa: PLC0415
+
+    comms: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if comms is None:
+        return None
+    question = GetTaskStates(
+        dag_id=scope.dag_id,
+        run_ids=[scope.run_id],
+        task_ids=[scope.task_id],
+        map_index=scope.map_index if scope.map_index >= 0 else None,
+    )
+    asking = asyncio.ensure_future(comms.asend(question))
+    asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+    # Not cancelled when that is too long, for the answer would then be taken for that of the next question.
+    await asyncio.wait([asking], timeout=ANSWER_SECONDS)
+    if not asking.done() or asking.exception() is not None:
+        why = repr(asking.exception()) if asking.done() else f"no answer within {ANSWER_SECONDS:g} s"
+        log.warning("Airflow does not say in which state %s is: %s", scope, why)
+        return None
+    tasks = asking.result().task_states.get(scope.run_id, {})
+    name = scope.task_id if scope.map_index < 0 else f"{scope.task_id}_{scope.map_index}"
+    return str(tasks[name] or "none") if name in tasks else "removed"

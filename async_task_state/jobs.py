@@ -1,0 +1,282 @@
+"""Remote jobs: what `RemoteJobTrigger` and `RemoteJobOperator` both do, on the same state."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from random import uniform
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import uuid4
+
+import anyio
+
+from async_task_state.errors import AsyncTaskStateError, InvalidArgumentError
+from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
+from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from async_task_state.job_calls import JobCalls
+    from async_task_state.state import OnClear, TaskState
+
+__all__ = ["JobWork", "RemoteJob", "after_clear", "is_users_kill"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+JOB: Final = "job"
+"""The key of the job: `id`, `state`, the `status` that was polled last, the `attempt` that wrote it, and its
+`idempotency_key`."""
+RESULT: Final = "result"
+"""The key of what the job gave, unless that is None."""
+EARLIER: Final = "earlier_jobs"
+"""The key of the jobs that are to be cancelled first, for a user has cleared the task."""
+
+NEW: Final = "new"
+SUBMITTING: Final = "submitting"
+REFUSED: Final = "refused"
+RUNNING: Final = "running"
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+
+SUBMIT_SECONDS: Final = 5.0
+"""How long a submission may still take when the process is asked to end."""
+GROWTH: Final = 1.5
+"""By what the interval between two polls grows."""
+
+OVER: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+"""Airflow's states of a task that no process takes up again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWork(JobDefinition):
+    """Which job to run, and how to watch it; see `RemoteJobOperator` for the arguments.
+
+    Raises:
+        InvalidArgumentError: An argument is missing, of the wrong type or out of range.
+    """
+
+    arguments: Mapping[str, Any] | None = None
+    poll_interval: float = 10.0
+    max_poll_interval: float = 60.0
+    max_poll_failures: int = 10
+
+    def __post_init__(self) -> None:
+        # By name: a class with slots is not the one that super() knows.
+        JobDefinition.__post_init__(self)
+        for name in ("poll_interval", "max_poll_interval"):
+            if getattr(self, name) is None:
+                raise InvalidArgumentError(f"{name} must be a number of seconds above 0, not None")
+            check_seconds(name, getattr(self, name))
+        if self.max_poll_interval < self.poll_interval:
+            raise InvalidArgumentError(
+                f"max_poll_interval must be at least poll_interval = {self.poll_interval:g} s, not"
+                f" {self.max_poll_interval:g}"
+            )
+        check_count("max_poll_failures", self.max_poll_failures)
+
+    async def run(self, state: TaskState) -> dict[str, Any]:
+        """See the job through to its end, from wherever it stands, and say what came of it.
+
+        Raises:
+            JobCallError: A function cannot be imported or called, or `submit` returned no id.
+            UnknownJobStatusError: Nobody has said what a status means.
+            Exception: What the author's functions raise.
+        """
+        async with self.open() as calls:
+            await self._cancel_earlier(calls, state)
+            job = await self._job(calls, state)
+            if job["state"] == RUNNING:
+                job = await self._watch(calls, state, job)
+            result = await self._result(calls, state, job) if job["state"] == SUCCEEDED else None
+        return {
+            "status": "success" if job["state"] == SUCCEEDED else "failed",
+            "job_id": job.get("id"),
+            "job_status": job["status"],
+            "result": result,
+        }
+
+    async def cancel_job(self, state: TaskState) -> None:
+        """Cancel the job if it has not ended, and remember that."""
+        async with self.open() as calls:
+            await self._cancel_earlier(calls, state)
+            job = await state.get(JOB)
+            if is_unfinished(job):
+                job = await self._cancel(calls, job)
+                cancelled = {"state": CANCELLED, "status": "cancelled by a user", "attempt": state.attempt}
+                await _remember(state, {**job, **cancelled})
+
+    async def _job(self, calls: JobCalls, state: TaskState) -> dict[str, Any]:
+        """The job that is there, or a new one if there is none or an earlier attempt's has failed."""
+        job: dict[str, Any] = await state.get(JOB, {})
+        if not job or (job["state"] in (FAILED, CANCELLED) and job["attempt"] < state.attempt):
+            job = {"state": NEW, "attempt": state.attempt, "idempotency_key": uuid4().hex}
+        if job["state"] in (NEW, REFUSED):
+            job = {**job, "state": SUBMITTING, "status": "not yet known"}
+            await _remember(state, job)
+        if job["state"] == SUBMITTING:
+            job = await _even_if_cancelled(partial(self._submit, calls, state, job))
+            log.info("submitted job %r", job["id"])
+        else:
+            log.info("going on with job %r, which is %s (%s)", job.get("id"), job["state"], job["status"])
+        return job
+
+    async def _submit(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> dict[str, Any]:
+        try:
+            job_id = await calls.submit(mapping_of("arguments", self.arguments), job["idempotency_key"])
+        except Exception as error:
+            # A retry sends the same key, for the request may have arrived; a clear takes the error's word for it.
+            await _remember(
+                state, {**job, "state": REFUSED, "status": f"submit raised {error!r}"[:STATUS_CHARS]}
+            )
+            raise
+        job = {"id": job_id, **job, "state": RUNNING, "status": "submitted"}
+        await _remember(state, job)
+        return job
+
+    async def _watch(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> dict[str, Any]:
+        """Poll until the job ends, and make its outcome durable."""
+        poll = partial(calls.poll, job["id"])
+        for wait in self._waits():
+            meaning, status = await self._insist(poll, "poll")
+            if meaning != RUNNING:
+                job = {**job, "state": meaning, "status": status, "attempt": state.attempt}
+                await _remember(state, job)
+                break
+            if status != job["status"]:
+                log.info("job %r is %s", job["id"], status)
+                job = {**job, "status": status}
+                await _remember(state, job)
+            await anyio.sleep(wait)
+        return job
+
+    async def _result(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> Any:
+        result = await state.get(RESULT)
+        if result is None:
+            result = await self._insist(partial(calls.result, job["id"]), "result")
+            if result is not None:
+                await state.set(RESULT, result)
+                # As a later process will find it.
+                result = await state.get(RESULT)
+        return result
+
+    async def _cancel_earlier(self, calls: JobCalls, state: TaskState) -> None:
+        for job in await state.get(EARLIER, []):
+            cancelled = await self._cancel(calls, job)
+            log.info("cancelled job %r of attempt %d", cancelled.get("id"), job["attempt"])
+        await state.delete(EARLIER)
+
+    async def _cancel(self, calls: JobCalls, job: dict[str, Any]) -> dict[str, Any]:
+        """Cancel a job; with the id of one whose submission was cut short, where the service can be asked for it."""
+        if "id" not in job:
+            if not calls.takes_key:
+                log.warning(
+                    "a submission was cut short and `submit` takes no idempotency key: a job may be running that is not"
+                    " known here and so is not cancelled"
+                )
+                return job
+            arguments = mapping_of("arguments", self.arguments)
+            submit = partial(calls.submit, arguments, job["idempotency_key"])
+            job = {"id": await self._insist(submit, "submit"), **job}
+        await self._insist(partial(_cancelled, calls, job["id"]), "cancel")
+        return job
+
+    async def _insist(self, call: Callable[[], Awaitable[T]], name: str) -> T:
+        """What a call that may be repeated gives, however often it fails before."""
+        waits = self._waits()
+        for tries in count(1):
+            try:
+                return await call()
+            except AsyncTaskStateError:
+                raise
+            except Exception as error:
+                if tries >= self.max_poll_failures:
+                    raise
+                log.warning("%s has failed %d times in a row: %r", name, tries, error)
+            await anyio.sleep(next(waits))
+        raise AssertionError("counted to the end")
+
+    def _waits(self) -> Iterator[float]:
+        """Seconds to wait: at least half of an interval that grows, so that many tasks do not poll in step."""
+        interval = self.poll_interval
+        while True:
+            yield uniform(interval / 2, interval)  # noqa: S311 - no secret
+            interval = min(interval * GROWTH, self.max_poll_interval)
+
+
+def after_clear() -> OnClear:
+    """What a clear leaves of the state: the jobs that are to be cancelled, or everything if they are to go on."""
+    return "resume" if load_settings().on_clear == "resume" else _unfinished_jobs
+
+
+def is_users_kill(state: str | None, *, doubtful: bool) -> bool:
+    """Whether a kill is a user's, who wants the job cancelled.
+
+    Args:
+        state: Airflow's state of the task; None if it does not answer.
+        doubtful: Whether a state that says neither means that a user has cleared the task.
+    """
+    if state in OVER:
+        return True
+    cleared = state == "restarting" or (doubtful and state != "deferred")
+    return cleared and load_settings().on_clear != "resume"
+
+
+def is_unfinished(job: Mapping[str, Any] | None) -> bool:
+    """Whether there is a job that may be running."""
+    return job is not None and job["state"] in (SUBMITTING, RUNNING)
+
+
+def _unfinished_jobs(values: dict[str, Any]) -> dict[str, Any]:
+    jobs = [*values.get(EARLIER, []), values.get(JOB)]
+    unfinished = [job for job in jobs if is_unfinished(job)]
+    return {EARLIER: unfinished} if unfinished else {}
+
+
+async def _remember(state: TaskState, job: dict[str, Any]) -> None:
+    """Make what is known of the job durable; one that may be running is not forgotten, however long it takes."""
+    await state.set(JOB, job, retention=NEVER_EXPIRE if is_unfinished(job) else None)
+
+
+async def _cancelled(calls: JobCalls, job_id: Any) -> None:
+    try:
+        await calls.cancel(job_id)
+    except Exception:
+        # What has ended need not be cancelled, and some services refuse to.
+        meaning, _ = await calls.poll(job_id)
+        if meaning == RUNNING:
+            raise
+
+
+async def _even_if_cancelled(call: Callable[[], Awaitable[T]]) -> T:
+    """Await a call to its end though this task is cancelled meanwhile, for `SUBMIT_SECONDS` from then."""
+    answers: list[T] = []
+    errors: list[BaseException] = []
+    ended = anyio.Event()
+    shield = anyio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with shield:
+            try:
+                answers.append(await call())
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised below, where no group wraps it
+                errors.append(error)
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        try:
+            await ended.wait()
+        except BaseException:
+            shield.deadline = anyio.current_time() + SUBMIT_SECONDS
+            raise
+    for error in errors:
+        raise error
+    return answers[0]
