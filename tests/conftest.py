@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 
 import hypothesis
 import pytest
@@ -132,8 +133,8 @@ def saved(make_state):
 def on_store(settings):
     """Calls a method of the store itself."""
 
-    async def on_store(method, *args):
+    async def on_store(method, *args, **options):
         writer = writer_for(settings.dsn, settings)
-        return await writer.call(getattr(writer.store, method), *args)
+        return await writer.call(partial(getattr(writer.store, method), **options), *args)
 
     return on_store
