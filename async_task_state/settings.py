@@ -120,8 +120,11 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: An option is not of its type or out of range.
     """
-    from airflow.configuration import AIRFLOW_HOME, conf  # noqa: PLC0415 - takes a second, so only when asked
+    from airflow.configuration import AIRFLOW_HOME  # noqa: PLC0415 - takes a second, so only when asked
 
+    from async_task_state.compat import config_with  # noqa: PLC0415 - as above
+
+    conf = config_with(SECTION, "dsn")
     values: dict[str, Any] = {}
     for name, default in DEFAULTS.items():
         if isinstance(default, bool):
