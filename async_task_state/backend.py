@@ -1,0 +1,384 @@
+"""The door for Airflow's own accessors and its Execution API: AIP-103's state backend over one of our stores."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from airflow.sdk.state import BaseStoreBackend as WorkerBackend
+from airflow.sdk.state import TaskScope as WorkerTaskScope
+from airflow.state import BaseStoreBackend as ServerBackend
+from airflow.state import TaskScope as ServerTaskScope
+from anyio import to_thread
+from starlette.exceptions import HTTPException
+
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_json
+from async_task_state.connections import resolved_here, writer_of
+from async_task_state.errors import (
+    InvalidArgumentError,
+    InvalidKeyError,
+    SettingsError,
+    StoreError,
+    ValueTooLargeError,
+)
+from async_task_state.lifetime import writer_for
+from async_task_state.scopes import AssetScope, TaskScope, scope_of
+from async_task_state.settings import SECTION, check_executor, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from airflow.sdk.state import AssetScope as WorkerAssetScope
+    from airflow.state import AssetScope as ServerAssetScope
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from async_task_state.scopes import Scope
+    from async_task_state.settings import Settings
+    from async_task_state.stores import Store
+
+    TheirTaskScope: TypeAlias = ServerTaskScope | WorkerTaskScope
+    TheirAssetScope: TypeAlias = ServerAssetScope | WorkerAssetScope
+    TheirScope: TypeAlias = TheirTaskScope | TheirAssetScope
+
+__all__ = ["StateStoreBackend"]
+
+REF_PREFIX: Final = "async_task_state:1:"
+MARKER: Final = "__airflow_state_ref__"
+"""The key under which Airflow's accessors wrap what a worker's backend calls its reference."""
+WRAPPED_REF: Final = f'{{"{MARKER}": "{REF_PREFIX}'
+
+
+class StateStoreBackend(ServerBackend, WorkerBackend):
+    """Airflow's `task_state_store` and `asset_state_store` on the store of `[async_task_state]`.
+
+    With `[state_store] backend = async_task_state.backend.StateStoreBackend`, what `context["task_state_store"]`,
+    `ResumableJobMixin`, the Execution API and `clear_on_success` read and write are the very keys of `task_state()`;
+    for `context["asset_state_store"]` those of `asset_state()`. The API server must reach the same store as the tasks.
+
+    Values are kept as they come. A write takes no lease and fences nobody: whoever holds the state sees it after
+    `await state.refresh()`, and of a key that both have written the later one stays. What work sets keep is not seen
+    from here; clearing deletes it, too.
+
+    An asset's state is known by its name. On the API server, which is told an id, the name is looked up in Airflow's
+    database. A reference by URI alone is resolved there, too; a worker's backend cannot, and uses the URI itself.
+    An asset's values never expire.
+
+    It can be the `[workers] state_store_backend` as well, or only that: then a task's process writes the value itself,
+    and Airflow's database gets a reference. Airflow does not tell a worker's backend how long to keep a value, so one
+    is kept until it is deleted, unless the API server has this backend, too, and sets its expiry.
+
+    Every method raises `InvalidKeyError` for a key that cannot be one, `SettingsError` where `[async_task_state]` does
+    not name a store that can be used from here, and `StoreUnavailableError` when the store has not answered for
+    `outage_timeout`. The asynchronous methods never block the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def get(self, scope: TheirScope, key: str, *, session: Session | None = None) -> str | None:
+        """The JSON text of a key; None where there is none, or where it is a work set's."""
+        return None if _is_hidden(key) else _ask(_get, self._ours(scope, session), key)
+
+    async def aget(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> str | None:
+        """As `get`."""
+        return None if _is_hidden(key) else await _await(_get, await self._ours_awaited(scope, session), key)
+
+    def set(
+        self,
+        scope: TheirScope,
+        key: str,
+        value: str,
+        *,
+        expires_at: datetime | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """Save a value, durably when this returns.
+
+        Args:
+            scope: Whose state.
+            key: 1 to 512 characters.
+            value: JSON text.
+            expires_at: When the key is gone, in UTC where it has no time zone; None is never.
+            session: Of Airflow's database, where an asset's name is looked up.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+            ValueTooLargeError: `value` is longer than `[async_task_state] max_value_bytes`.
+            InvalidArgumentError: Airflow has no such asset.
+        """
+        _check(key, value)
+        _ask(_set, self._ours(scope, session), key, value, expires_at)
+
+    async def aset(
+        self,
+        scope: TheirScope,
+        key: str,
+        value: str,
+        *,
+        expires_at: datetime | None = None,
+        session: AsyncSession | None = None,
+    ) -> None:
+        """As `set`."""
+        _check(key, value)
+        await _await(_set, await self._ours_awaited(scope, session), key, value, expires_at)
+
+    def delete(self, scope: TheirScope, key: str, *, session: Session | None = None) -> None:
+        """Remove a key; one that is not there, or is a work set's, is no error."""
+        if not _is_hidden(key):
+            _ask(_delete, self._ours(scope, session), key)
+
+    async def adelete(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> None:
+        """As `delete`."""
+        if not _is_hidden(key):
+            await _await(_delete, await self._ours_awaited(scope, session), key)
+
+    def clear(
+        self, scope: TheirScope, *, all_map_indices: bool = False, session: Session | None = None
+    ) -> None:
+        """Remove everything that a scope keeps, work sets too; its holder stays the holder.
+
+        Args:
+            scope: Whose state.
+            all_map_indices: Every mapped instance of the task in the same run and region.
+            session: Of Airflow's database, where an asset's name is looked up.
+        """
+        _ask(_clear, self._ours(scope, session), all_map_indices)
+
+    async def aclear(
+        self, scope: TheirScope, *, all_map_indices: bool = False, session: AsyncSession | None = None
+    ) -> None:
+        """As `clear`."""
+        await _await(_clear, await self._ours_awaited(scope, session), all_map_indices)
+
+    def cleanup(self) -> None:
+        """Delete keys that have expired, and what nobody has touched for the default retention."""
+        _ask(_purge)
+
+    def serialize_task_state_store_to_ref(self, *, value: Any, key: str, scope: TheirTaskScope) -> str:
+        """Save a value from a task's process; what Airflow's database keeps of it instead.
+
+        Raises:
+            InvalidKeyError: `key` cannot be a key.
+            InvalidValueError: `value` is not JSON, or longer than `[async_task_state] max_value_bytes`.
+        """
+        return self._save(scope, key, value)
+
+    def deserialize_task_state_store_from_ref(self, stored: str) -> Any:
+        """The value that a reference stands for, as it is now.
+
+        Raises:
+            StoreError: It is no reference of this backend, or the value is gone.
+        """
+        return _load(stored)
+
+    def serialize_asset_state_store_to_ref(self, *, value: Any, key: str, scope: TheirAssetScope) -> str:
+        """As `serialize_task_state_store_to_ref`."""
+        return self._save(scope, key, value)
+
+    def deserialize_asset_state_store_from_ref(self, stored: str) -> Any:
+        """As `deserialize_task_state_store_from_ref`."""
+        return _load(stored)
+
+    def _save(self, scope: TheirScope, key: str, value: Any) -> str:
+        check_key(key)
+        ours = self._ours(scope, None)
+        _ask(_set, ours, key, encode(key, value, load_settings().max_value_bytes), None)
+        return _ref(ours, key)
+
+    def _ours(self, scope: TheirScope, session: Session | None) -> Scope:
+        """The scope as we call it."""
+        known = self._known(scope)
+        if not isinstance(known, int):
+            return known
+        return self._note(known, _name_of(known) if session is None else session.scalar(_query(known)))
+
+    async def _ours_awaited(self, scope: TheirScope, session: AsyncSession | None) -> Scope:
+        """The same."""
+        known = self._known(scope)
+        if not isinstance(known, int):
+            return known
+        if session is None:
+            return self._note(known, await to_thread.run_sync(_name_of, known))
+        return self._note(known, await session.scalar(_query(known)))
+
+    def _known(self, scope: TheirScope) -> Scope | int:
+        """The scope as we call it, or the id of an asset whose name is to be looked up."""
+        if isinstance(scope, (ServerTaskScope, WorkerTaskScope)):
+            return TaskScope.from_airflow(scope)
+        if scope.name is not None or scope.asset_id is None:
+            return AssetScope(scope.name, scope.uri)
+        name = self._names.get(scope.asset_id)
+        return scope.asset_id if name is None else AssetScope(name)
+
+    def _note(self, asset_id: int, name: str | None) -> AssetScope:
+        if name is None:
+            raise InvalidArgumentError(f"Airflow has no asset with the id {asset_id}")
+        # The name of an id never changes.
+        self._names[asset_id] = name
+        return AssetScope(name)
+
+
+class _RefusalError(HTTPException):
+    """Makes an error the API server's answer: of any other a worker hears "internal" and no more, after many tries."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(HTTPStatus.BAD_REQUEST, reason)
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class _RefusedKeyError(_RefusalError, InvalidKeyError):
+    pass
+
+
+class _RefusedValueError(_RefusalError, ValueTooLargeError):
+    pass
+
+
+class _ValueGoneError(_RefusalError, StoreError):
+    pass
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether a key is nobody's to see."""
+    hidden = isinstance(key, str) and key.startswith(RESERVED_PREFIX)
+    if not hidden:
+        _check_key(key)
+    return hidden
+
+
+def _check_key(key: str) -> None:
+    try:
+        check_key(key)
+    except InvalidKeyError as error:
+        raise _RefusedKeyError(str(error)) from None
+
+
+def _check(key: str, value: str) -> None:
+    _check_key(key)
+    size, limit = len(value.encode()), load_settings().max_value_bytes
+    if size > limit:
+        raise _RefusedValueError(
+            f"the value of {key!r} is {size:,} bytes of JSON; [{SECTION}] max_value_bytes allows {limit:,}"
+        )
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    if settings.dsn.partition(":")[0] == "airflow":
+        raise SettingsError(
+            f"[{SECTION}] dsn is airflow:, which keeps state by Airflow's own means, and those ask this backend where:"
+            f" set [{SECTION}] dsn to a database, or [state_store] backend to Airflow's own"
+        )
+    check_executor(settings.dsn)
+    return settings
+
+
+_resolved = cache(resolved_here)
+
+
+def _ask(step: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+    """Have a step taken on the writer's thread, and block until it is."""
+    settings = _settings()
+    writer = writer_for(_resolved(settings.dsn), settings)
+    return writer.ask(step, writer.store, *args)
+
+
+async def _await(step: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+    """Have a step taken on the writer's thread, and wait until it is."""
+    settings = _settings()
+    writer = await writer_of(settings.dsn, settings)
+    return await writer.call(step, writer.store, *args)
+
+
+async def _get(store: Store, scope: Scope, key: str) -> str | None:
+    snapshot = await store.read(scope)
+    return None if snapshot is None else snapshot.entries.get(key)
+
+
+async def _set(store: Store, scope: Scope, key: str, text: str, expires_at: datetime | None) -> None:
+    ref = _ref_in(text)
+    if ref is not None:
+        # A worker's backend has saved the value itself, and it may have changed since.
+        if ref == _ref(scope, key) and expires_at is None:
+            return
+        text = await _value_of(store, ref)
+    seconds = None if expires_at is None or isinstance(scope, AssetScope) else _seconds_until(expires_at)
+    gone = seconds is not None and seconds <= 0
+    await store.write(scope, {key: (None, None) if gone else (text, seconds)})
+
+
+async def _delete(store: Store, scope: Scope, key: str) -> None:
+    if await _get(store, scope, key) is not None:
+        await store.write(scope, {key: (None, None)})
+
+
+async def _clear(store: Store, scope: Scope, all_map_indices: bool) -> None:
+    scopes = [scope]
+    if all_map_indices and isinstance(scope, TaskScope):
+        infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
+        scopes = [info.scope for info in infos if getattr(info.scope, "region_id", None) == scope.region_id]
+    for each in scopes:
+        # Not where there is nothing: Airflow clears every task that succeeds when told to, and most keep no state.
+        if await store.read(each) is not None:
+            await store.write(each, {}, cleared=True)
+
+
+async def _purge(store: Store) -> None:
+    await store.purge()
+
+
+def _load(ref: str) -> Any:
+    return decode(_ask(_value_of, ref))
+
+
+async def _value_of(store: Store, ref: str) -> str:
+    """The text that a reference of ours stands for."""
+    if not ref.startswith(REF_PREFIX):
+        raise StoreError(
+            f"this is no reference of {StateStoreBackend.__name__} but of the state store backend that was configured"
+            f" before: {ref[:200]!r}"
+        )
+    *row, key = decode(ref.removeprefix(REF_PREFIX))
+    scope = scope_of(tuple(row))
+    text = await _get(store, scope, key)
+    if text is None:
+        raise _ValueGoneError(
+            f"the value of {key!r} of {scope} is gone: it was deleted, or [{SECTION}] dsn names another store here than"
+            " where it was saved"
+        )
+    return text
+
+
+def _ref(scope: Scope, key: str) -> str:
+    return REF_PREFIX + encode_json([*scope.row, key])
+
+
+def _ref_in(text: str) -> Any:
+    """The reference of ours that Airflow's accessors have wrapped, if a value is one."""
+    return decode(text)[MARKER] if text.startswith(WRAPPED_REF) else None
+
+
+def _seconds_until(moment: datetime) -> float:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return (moment - datetime.now(timezone.utc)).total_seconds()
+
+
+def _name_of(asset_id: int) -> str | None:
+    from airflow.utils.session import create_session  # noqa: PLC0415 - a worker has no database
+
+    with create_session() as session:
+        return session.scalar(_query(asset_id))
+
+
+def _query(asset_id: int) -> Select[str]:
+    from airflow.models.asset import AssetModel  # noqa: PLC0415 - a worker has no database
+    from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
+
+    return select(AssetModel.name).where(AssetModel.id == asset_id)

@@ -1,0 +1,369 @@
+"""Airflow's state backend on our stores: what Airflow's own tests demand of one, sync and async, and what we add."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from uuid import UUID
+
+import anyio
+import pytest
+
+pytest.importorskip("airflow.state", reason="Airflow has state backends since 3.3")
+
+from airflow.sdk import state as sdk
+from airflow.state import AssetScope, TaskScope
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from async_task_state import (
+    InvalidKeyError,
+    StaleAttemptError,
+    TaskState,
+    ValueTooLargeError,
+)
+from async_task_state import TaskScope as OurScope
+from async_task_state.backend import StateStoreBackend
+from async_task_state.lifetime import writer_for
+from async_task_state.settings import load_settings
+
+SECTION = "AIRFLOW__ASYNC_TASK_STATE__"
+SCOPE = TaskScope("dag", "run", "task")
+NO_REGION = UUID(int=0)
+RESERVED = "__ats:work:files:0000000000"
+VALUES = [
+    '"app_1234"',
+    "app_1234",
+    '{"a": 1,  "b":[1.0, 2e3, null]}',
+    '"\\u00e9"',
+    '"\N{ROCKET} é\\n"',
+    "0.1000",
+    json.dumps("x" * 100_000),
+]
+
+pytestmark = pytest.mark.usefixtures("_settings_read_anew", "_airflow_imported")
+
+
+@dataclass(frozen=True)
+class RegionScope(TaskScope):
+    """A task's scope as Airflow 3.4 has it."""
+
+    region_id: UUID = NO_REGION
+
+
+class Door:
+    """A backend by its sync methods, or by their async twins on a loop of one kind."""
+
+    def __init__(self, backend, kind):
+        self._backend = backend
+        self._kind = kind
+
+    def __getattr__(self, name):
+        if self._kind == "sync":
+            return getattr(self._backend, name)
+        method = getattr(self._backend, f"a{name}")
+        return lambda *args, **options: anyio.run(partial(method, *args, **options), backend=self._kind)
+
+
+@pytest.fixture
+def backend(dsn, monkeypatch):
+    monkeypatch.setenv(f"{SECTION}DSN", dsn)
+    return StateStoreBackend()
+
+
+@pytest.fixture(params=["sync", "asyncio", "trio"])
+def door(request, backend):
+    return Door(backend, request.param)
+
+
+@pytest.fixture
+def of_store(backend, dsn):
+    """Calls a method of the store itself."""
+
+    def of_store(method, *args):
+        writer = writer_for(dsn, load_settings())
+        return writer.ask(getattr(writer.store, method), *args)
+
+    return of_store
+
+
+def until_gone(door, scope, key):
+    deadline = time.monotonic() + 30
+    while door.get(scope, key) is not None:
+        assert time.monotonic() < deadline, f"{key} does not expire"
+        time.sleep(0.02)
+
+
+def soon(seconds=0.3):
+    return datetime.now(timezone.utc) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [SCOPE, sdk.TaskScope("dag", "run", "task"), AssetScope(name="a/b"), sdk.AssetScope(uri="s3://a/b")],
+    ids=["server-task", "worker-task", "server-asset", "worker-asset"],
+)
+def test_a_value_comes_back_byte_for_byte_and_is_overwritten(door, scope):
+    assert door.get(scope, "key") is None
+    for value in VALUES:
+        door.set(scope, "key", value)
+        assert door.get(scope, "key") == value
+    assert door.get(scope, "other") is None
+
+
+def test_server_and_worker_mean_the_same_task(door):
+    door.set(SCOPE, "key", '"value"')
+    assert door.get(sdk.TaskScope("dag", "run", "task"), "key") == '"value"'
+
+
+@pytest.mark.parametrize("scope", [SCOPE, AssetScope(name="asset")], ids=["task", "asset"])
+def test_delete_removes_that_key_alone(door, scope):
+    door.set(scope, "job_id", "1")
+    door.set(scope, "checkpoint", "2")
+    door.delete(scope, "job_id")
+    door.delete(scope, "job_id")
+    door.delete(scope, "nonexistent")
+    assert door.get(scope, "job_id") is None
+    assert door.get(scope, "checkpoint") == "2"
+
+
+@pytest.mark.parametrize("all_map_indices", [False, True])
+@pytest.mark.parametrize("scope", [SCOPE, AssetScope(name="asset")], ids=["task", "asset"])
+def test_clear_removes_every_key(door, of_store, scope, all_map_indices):
+    for key in ("job_id", "checkpoint", "watermark"):
+        door.set(scope, key, "1")
+    of_store("write", door._backend._known(scope), {RESERVED: ('"work"', None)})
+    door.clear(scope, all_map_indices=all_map_indices)
+    assert of_store("read", door._backend._known(scope)).entries == {}
+
+
+def test_nothing_is_made_by_looking_deleting_or_clearing(door, of_store):
+    for scope in (SCOPE, AssetScope(name="asset")):
+        assert door.get(scope, "key") is None
+        door.delete(scope, "key")
+        door.clear(scope)
+        door.clear(scope, all_map_indices=True)
+    assert of_store("scopes") == []
+
+
+def test_map_indexes_and_runs_and_tasks_are_isolated(door):
+    scopes = [
+        TaskScope("dag", run, task, index)
+        for run in ("run", "run2")
+        for task in ("task", "task2")
+        for index in (-1, 0, 1)
+    ]
+    for number, scope in enumerate(scopes):
+        door.set(scope, "key", str(number))
+    for number, scope in enumerate(scopes):
+        assert door.get(scope, "key") == str(number)
+    door.clear(scopes[1])
+    assert [number for number, scope in enumerate(scopes) if door.get(scope, "key") is None] == [1]
+    door.clear(scopes[1], all_map_indices=True)
+    assert [number for number, scope in enumerate(scopes) if door.get(scope, "key") is None] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("operation", ["update", "delete", "clear_index", "clear_region"])
+def test_regions_are_isolated(door, operation):
+    regions = [NO_REGION, UUID(int=1), UUID(int=2)]
+    expected = {
+        (RegionScope("dag", "run", "task", index, region), key): f'"{region}:{index}:{key}"'
+        for region in regions
+        for index in (0, 1)
+        for key in ("value", "other")
+    }
+    for (scope, key), value in expected.items():
+        door.set(scope, key, value)
+    target = RegionScope("dag", "run", "task", 0, regions[1])
+    assert door.get(RegionScope("dag", "run", "task", 0, UUID(int=3)), "value") is None
+    if operation == "update":
+        door.set(target, "value", '"updated"')
+        expected[target, "value"] = '"updated"'
+    elif operation == "delete":
+        door.delete(target, "value")
+        expected[target, "value"] = None
+    else:
+        everywhere = operation == "clear_region"
+        door.clear(target, all_map_indices=everywhere)
+        for scope, key in expected:
+            if scope.region_id == regions[1] and (everywhere or scope.map_index == 0):
+                expected[scope, key] = None
+    assert {where: door.get(*where) for where in expected} == expected
+
+
+def test_no_region_is_the_region_of_all_zeros(door):
+    door.set(RegionScope("dag", "run", "task"), "key", "1")
+    assert door.get(SCOPE, "key") == "1"
+
+
+def test_assets_are_isolated(door):
+    scopes = [AssetScope(name="one"), AssetScope(name="two"), AssetScope(uri="one"), AssetScope(name="One")]
+    for number, scope in enumerate(scopes):
+        assert door.get(scope, "watermark") is None
+        door.set(scope, "watermark", str(number))
+    door.clear(scopes[0], all_map_indices=True)
+    assert [door.get(scope, "watermark") for scope in scopes] == [None, "1", "2", "3"]
+
+
+def test_keys_that_look_alike_do_not_collide(door):
+    keys = ["a/b", "a_b", "a", "a/b/c", "A/B", "..", ".", "é/\N{ROCKET}", "a%2Fb", "a b", "k" * 512]
+    for number, key in enumerate(keys):
+        door.set(SCOPE, key, str(number))
+    assert [door.get(SCOPE, key) for key in keys] == [str(number) for number in range(len(keys))]
+    door.delete(SCOPE, "a/b")
+    assert door.get(SCOPE, "a/b") is None
+    assert door.get(SCOPE, "a_b") == "1"
+
+
+def test_a_key_is_gone_when_it_has_expired(door):
+    door.set(SCOPE, "never", "1")
+    door.set(SCOPE, "key", "1", expires_at=soon(60))
+    assert door.get(SCOPE, "key") == "1"
+    door.set(SCOPE, "key", "2", expires_at=soon())
+    until_gone(door, SCOPE, "key")
+    for past in (datetime(2026, 1, 1, tzinfo=timezone.utc), datetime(2026, 1, 1)):  # noqa: DTZ001 - that too
+        door.set(SCOPE, "key", "3", expires_at=soon(60))
+        door.set(SCOPE, "key", "4", expires_at=past)
+        assert door.get(SCOPE, "key") is None
+    assert door.get(SCOPE, "never") == "1"
+
+
+def test_another_time_zone_is_the_same_moment(door):
+    west = timezone(timedelta(hours=-8))
+    door.set(SCOPE, "key", "1", expires_at=soon(60).astimezone(west))
+    assert door.get(SCOPE, "key") == "1"
+    door.set(SCOPE, "key", "1", expires_at=soon(-60).astimezone(west))
+    assert door.get(SCOPE, "key") is None
+
+
+def test_a_key_written_anew_without_expiry_stays(door, of_store):
+    door.set(SCOPE, "kept", "1", expires_at=soon())
+    door.set(SCOPE, "kept", "2")
+    door.set(SCOPE, "gone", "1", expires_at=soon())
+    until_gone(door, SCOPE, "gone")
+    assert door.get(SCOPE, "kept") == "2"
+    of_store("purge", time.time() + 86400)
+    assert door.get(SCOPE, "kept") == "2"
+
+
+def test_values_of_assets_never_expire(door, of_store):
+    scope = AssetScope(name="asset")
+    door.set(scope, "watermark", "1", expires_at=soon(-1))
+    of_store("purge", time.time() + 10 * 365 * 86400)
+    assert door.get(scope, "watermark") == "1"
+
+
+def test_cleanup_purges(backend, of_store):
+    backend.set(SCOPE, "kept", "1")
+    backend.set(SCOPE, "gone", "1", expires_at=soon())
+    until_gone(backend, SCOPE, "gone")
+    backend.cleanup()
+    # What this one returns is how many were left for it.
+    assert of_store("purge") == 0
+    assert backend.get(SCOPE, "kept") == "1"
+
+
+def test_what_work_sets_keep_is_not_seen(door, of_store):
+    of_store("write", OurScope("dag", "run", "task"), {RESERVED: ('"work"', None)})
+    assert door.get(SCOPE, RESERVED) is None
+    door.delete(SCOPE, RESERVED)
+    with pytest.raises(InvalidKeyError, match="must not start with '__ats:', which is reserved"):
+        door.set(SCOPE, RESERVED, "1")
+    assert of_store("read", OurScope("dag", "run", "task")).entries == {RESERVED: '"work"'}
+
+
+@pytest.mark.parametrize("key", ["", "k" * 513, "a\0b", "\ud800", 7])
+def test_g8_what_cannot_be_a_key_is_refused(door, of_store, key):
+    for call in (
+        lambda: door.get(SCOPE, key),
+        lambda: door.set(SCOPE, key, "1"),
+        lambda: door.delete(SCOPE, key),
+    ):
+        with pytest.raises(InvalidKeyError):
+            call()
+    assert of_store("scopes") == []
+
+
+def test_g8_a_value_that_is_too_long_names_the_setting(door, monkeypatch):
+    monkeypatch.setenv(f"{SECTION}MAX_VALUE_BYTES", "1000")
+    door.set(SCOPE, "key", "x" * 1000)
+    for value in ("y" * 1001, "é" * 501):
+        with pytest.raises(
+            ValueTooLargeError,
+            match=r"'key' is 1,00. bytes of JSON; \[async_task_state\] max_value_bytes allows 1,000",
+        ):
+            door.set(SCOPE, "key", value)
+    assert door.get(SCOPE, "key") == "x" * 1000
+
+
+def test_g8_a_worker_hears_why_it_was_refused(backend):
+    app = FastAPI()
+
+    @app.put("/{key}")
+    def put(key: str):
+        backend.set(SCOPE, key, "1")
+
+    answer = TestClient(app).put(f"/{RESERVED}")
+    assert answer.status_code == 400
+    assert "must not start with '__ats:'" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("call", ["get", "set", "delete", "clear"])
+def test_async_methods_leave_the_loop_alone(backend, monkeypatch, dsn, call):
+    store = writer_for(dsn, load_settings()).store
+    threads = []
+
+    def noting(method):
+        async def noted(*args, **options):
+            threads.append(threading.get_ident())
+            return await method(*args, **options)
+
+        return noted
+
+    backend.set(SCOPE, "key", "1")
+    for name in ("read", "write", "scopes"):
+        monkeypatch.setattr(store, name, noting(getattr(store, name)))
+    arguments = {"get": ("key",), "set": ("key", "2"), "delete": ("key",), "clear": ()}[call]
+    anyio.run(partial(getattr(backend, f"a{call}"), SCOPE, *arguments))
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.anyio
+async def test_a_holder_sees_what_was_written_here_and_keeps_its_lease(backend, make_state):
+    ours = OurScope("dag", "run", "task")
+    async with make_state(ours, attempt=3) as state:
+        await state.set("kept", 1)
+        await state.work("files").done("a.csv", rows=1)
+        await state.flush()
+        await backend.aset(SCOPE, "job_id", '"abc"')
+        await backend.aset(SCOPE, "rows", "7")
+        await backend.adelete(SCOPE, "kept")
+        await state.refresh()
+        assert await state.get_all() == {"job_id": "abc", "rows": 7}
+        assert state.work("files").is_done("a.csv")
+        await state.work("files").done("b.csv", rows=8)
+        assert await state.is_current()
+        assert await backend.aget(SCOPE, "rows") == "8"
+        await backend.aclear(SCOPE)
+        await state.refresh()
+        assert await state.get_all() == {}
+        await state.set("after", 1)
+    assert await backend.aget(SCOPE, "after") == "1"
+    with pytest.raises(StaleAttemptError):
+        await make_state(ours, attempt=2).__aenter__()
+
+
+@pytest.mark.anyio
+async def test_a_task_finds_what_was_written_before_anybody_held_it(backend, make_state):
+    await backend.aset(SCOPE, "cursor", '{"page": 17}')
+    async with make_state(OurScope("dag", "run", "task"), attempt=1) as state:
+        assert state.resumed
+        assert await state.get("cursor") == {"page": 17}
+        await state.checkpoint(cursor={"page": 18})
+    assert json.loads(await backend.aget(SCOPE, "cursor")) == {"page": 18}
+    assert isinstance(state, TaskState)
