@@ -102,10 +102,11 @@ async def test_a_read_only_state_is_read_anew(make_state, on_store, scope):
 
 
 async def test_g4_whoever_was_replaced_hears_it(make_state):
-    # Leaving says it, too.
+    old = make_state()
+    await old.__aenter__()
+    async with make_state(attempt=9):
+        pass
     with pytest.raises(StaleWriterError):
-        async with make_state() as old:
-            async with make_state(attempt=9):
-                pass
-            with pytest.raises(StaleWriterError):
-                await old.refresh()
+        await old.refresh()
+    with pytest.raises(StaleWriterError):
+        await old.__aexit__(None, None, None)
