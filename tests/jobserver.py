@@ -1,38 +1,30 @@
-"""A small service that runs jobs, with the functions by which a task calls it.
+"""A small service that runs jobs: it counts what is asked of it, and a test says when they end.
 
-A job has the name that it was submitted with, and runs until a test ends it. The server counts what is asked of it.
+`POST /jobs` begins one and answers with its address; the same `Idempotency-Key` gives the same job. `GET` of that
+address gives its status, and `DELETE` cancels it, with 409 if it has ended.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections import Counter
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
-
-import httpx
-
-URL_VARIABLE = "JOB_SERVER_URL"
 
 
 class JobServer:
-    """Serves from a thread of its own; a context manager.
+    """Serves from threads of its own; a context manager.
 
     Attributes:
-        jobs: Every job there is, by id: `name`, `key` and `status`.
-        calls: How often each job, by name, was submitted, polled and cancelled, as in `calls["submit", "a"]`.
-        hold: While it is clear, the answer to a submission is not sent, though the job has begun.
+        calls: How often the jobs of a name were submitted, polled and cancelled, as in `calls["submit", "a"]`.
     """
 
     def __init__(self) -> None:
-        self.jobs: dict[int, dict[str, Any]] = {}
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.hold = threading.Event()
-        self.hold.set()
+        self._jobs: dict[int, dict[str, Any]] = {}
+        self._held: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -43,7 +35,8 @@ class JobServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.hold.set()
+        for call in list(self._held):
+            self.answer(call)
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -52,98 +45,82 @@ class JobServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def named(self, name: str) -> list[dict[str, Any]]:
-        """The jobs of that name, the oldest first."""
+    def jobs(self, name: str) -> list[str]:
+        """The statuses of the jobs of a name, the oldest first."""
         with self._lock:
-            return [{"id": number, **job} for number, job in self.jobs.items() if job["name"] == name]
+            return [job["status"] for job in self._jobs.values() if job["name"] == name]
 
     def end(self, name: str, status: str = "SUCCEEDED") -> None:
-        """End the jobs of that name that are running."""
+        """End the jobs of a name that are running."""
         with self._lock:
-            for job in self.jobs.values():
+            for job in self._jobs.values():
                 if job["name"] == name and job["status"] == "RUNNING":
                     job["status"] = status
+
+    def hold(self, call: str) -> None:
+        """Do what is asked, and do not answer."""
+        self._held[call] = threading.Event()
+
+    def answer(self, call: str) -> None:
+        """Answer again."""
+        self._held.pop(call).set()
 
     def submit(self, name: str, key: str | None) -> int:
         with self._lock:
             self.calls["submit", name] += 1
-            for number, job in self.jobs.items():
+            for number, job in self._jobs.items():
                 if key is not None and job["key"] == key:
                     return number
-            self.jobs[len(self.jobs) + 1] = {"name": name, "key": key, "status": "RUNNING"}
-            return len(self.jobs)
+            self._jobs[len(self._jobs) + 1] = {"name": name, "key": key, "status": "RUNNING"}
+            return len(self._jobs)
 
     def poll(self, number: int) -> str:
         with self._lock:
-            self.calls["poll", self.jobs[number]["name"]] += 1
-            return self.jobs[number]["status"]
+            self.calls["poll", self._jobs[number]["name"]] += 1
+            return self._jobs[number]["status"]
 
-    def cancel(self, number: int) -> bool:
-        """Whether there was anything to cancel."""
+    def cancel(self, number: int) -> HTTPStatus:
         with self._lock:
-            job = self.jobs[number]
+            job = self._jobs[number]
             self.calls["cancel", job["name"]] += 1
-            running = job["status"] == "RUNNING"
-            if running:
-                job["status"] = "CANCELLED"
-            return running
+            if job["status"] != "RUNNING":
+                return HTTPStatus.CONFLICT
+            job["status"] = "CANCELLED"
+            return HTTPStatus.OK
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 number = server.submit(body["name"], self.headers["Idempotency-Key"])
-                server.hold.wait()
-                self.answer({"id": number})
+                self.answer("submit", {"url": f"{server.url}/jobs/{number}"})
 
             def do_GET(self) -> None:
-                self.answer({"status": server.poll(self.number)})
+                self.answer("poll", {"status": server.poll(self.number)})
 
             def do_DELETE(self) -> None:
-                self.answer({}, HTTPStatus.OK if server.cancel(self.number) else HTTPStatus.CONFLICT)
+                self.answer("cancel", {}, server.cancel(self.number))
 
             @property
             def number(self) -> int:
-                return int(urlsplit(self.path).path.rpartition("/")[2])
+                return int(self.path.rpartition("/")[2])
 
-            def answer(self, document: dict[str, Any], code: HTTPStatus = HTTPStatus.OK) -> None:
+            def answer(self, call: str, document: Any, code: HTTPStatus = HTTPStatus.OK) -> None:
+                if call in server._held:
+                    server._held[call].wait()
                 text = json.dumps(document).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
+                try:
+                    self.send_response(code)
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text)
+                except ConnectionError:
+                    # Who asked has been killed.
+                    self.close_connection = True
 
             def log_message(self, *_: object) -> None:
                 pass
 
         return Handler
-
-
-async def request(method: str, path: str, **options: Any) -> Any:
-    async with httpx.AsyncClient(base_url=os.environ[URL_VARIABLE], trust_env=False) as client:
-        response = await client.request(method, path, timeout=30, **options)
-    response.raise_for_status()
-    return response.json()
-
-
-async def submit(name: str, idempotency_key: str) -> int:
-    answer = await request("POST", "/jobs", json={"name": name}, headers={"Idempotency-Key": idempotency_key})
-    return answer["id"]
-
-
-async def submit_without_key(name: str) -> int:
-    return (await request("POST", "/jobs", json={"name": name}))["id"]
-
-
-async def poll(job_id: int) -> str:
-    return (await request("GET", f"/jobs/{job_id}"))["status"]
-
-
-async def cancel(job_id: int) -> None:
-    await request("DELETE", f"/jobs/{job_id}")
-
-
-async def result(job_id: int) -> dict[str, int]:
-    return {"job": job_id}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from jobserver import JobServer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -42,3 +43,14 @@ def test_process_files(airflow, folder):
     assert (deferred["done"], deferred["totals"]) == (5, {"lines": 10})
     here = airflow.result("example_process_files", run, "on_the_worker")
     assert (here["done"], here["totals"]) == (5, {"bytes": 70})
+
+
+def test_remote_job(airflow, folder):
+    with JobServer() as server:
+        run = airflow.trigger("example_remote_job", {"service": server.url})
+        name = f"train {run}"
+        airflow.wait(lambda: server.calls["poll", name], "the job is not polled", 60)
+        server.end(name, "DONE")
+        airflow.wait_for_run("example_remote_job", run)
+        assert server.jobs(name) == ["DONE"]
+    assert airflow.result("example_remote_job", run, "train")["output"].endswith("/output")
