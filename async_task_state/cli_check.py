@@ -102,13 +102,14 @@ def _settings() -> str:
     settings = load_settings()
     from airflow.configuration import conf  # noqa: PLC0415 - load_settings() has taken the second it takes
 
-    known = [option.name for option in fields(Settings)]
+    options = [option.name for option in fields(Settings) if option.name != "dsn"]
+    known = ["dsn", "conn_id", *options]
     given = {name.removesuffix("_cmd").removesuffix("_secret") for name in conf.getsection(SECTION) or {}}
     if unknown := sorted(given.difference(known)):
         raise SettingsError(
             f"[{SECTION}] {', '.join(unknown)}: no such option; correct the name to one of {', '.join(known)}"
         )
-    return ", ".join(f"{name} {_readable(getattr(settings, name))}" for name in known if name != "dsn")
+    return ", ".join(f"{name} {_readable(getattr(settings, name))}" for name in options)
 
 
 def _readable(value: object) -> str:
