@@ -84,7 +84,7 @@ class AwaitedWriter:
 
     async def read(self, scope: Scope) -> Snapshot:
         """A scope as Airflow has it."""
-        self._airflow = AirflowStore(self._channel or channel_for(scope), {})
+        self._airflow = AirflowStore(scope, self._channel or channel_for(scope))
         entries = await self._airflow.load()
         held = None if self._pending is None else self._pending.lease
         return Snapshot(held or Lease(scope, 0, 0, 0), entries)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from async_task_state.errors import (
     AsyncTaskStateError,
     SettingsError,
     StaleWriterError,
+    StoreError,
     StoreUnavailableError,
 )
 from async_task_state.scopes import AssetScope, running_task
@@ -214,12 +215,14 @@ class AirflowStore:
     two of them leaves the first only; and there is no lease but Airflow's, which refuses attempts that are over.
 
     Args:
+        scope: Whose keys.
         channel: The way to Airflow.
         index: What Airflow has, as far as is known: each key, and the text of a small one of our own.
     """
 
+    scope: Scope
     channel: Channel
-    index: dict[str, str | None]
+    index: dict[str, str | None] = field(default_factory=dict)
 
     async def load(self) -> dict[str, str]:
         """Every key and its text, with one request each and one for the index."""
@@ -276,6 +279,10 @@ class AirflowStore:
         except Exception as error:
             detail = getattr(getattr(error, "error", None), "detail", None)
             if isinstance(detail, dict) and detail.get("status_code") == HTTP_NOT_FOUND:
+                if isinstance(self.scope, AssetScope):
+                    raise StoreError(
+                        f"Airflow knows no active asset of that name or URI: {self.scope}"
+                    ) from error
                 raise StaleWriterError(
                     f"Airflow does not know this attempt any more, and nothing more of it is saved ({error})"
                 ) from error

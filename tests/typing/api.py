@@ -10,16 +10,23 @@ from typing_extensions import assert_type
 
 from async_task_state import (
     NEVER_EXPIRE,
+    AssetScope,
+    AssetState,
     Failure,
     Settings,
     Stats,
+    SyncAssetState,
+    SyncTaskState,
     TaskScope,
     TaskState,
     WorkCounts,
     WorkFailedError,
     WorkSet,
     WorkSummary,
+    asset_state,
+    asset_state_sync,
     task_state,
+    task_state_sync,
 )
 from async_task_state.stores import Store, open_store
 from async_task_state.stores.memory import MemoryStore
@@ -114,3 +121,33 @@ class TestMyStore(StoreConformance):
 
     def reopen(self, store: Store) -> Store | None:
         return store
+
+
+async def use_an_asset() -> None:
+    async with asset_state("orders", max_delay=1) as state:
+        assert_type(state, AssetState)
+        assert_type(state.scope, AssetScope)
+        assert_type(await state.get("watermark"), Any)
+        await state.refresh()
+
+
+async def use_a_cleared_task() -> None:
+    async with task_state(on_clear=lambda values: {"job": values["job"]}) as state:
+        assert_type(state.cleared, bool)
+        assert_type(state.scope, TaskScope)
+    task_state(on_clear="resume")
+
+
+def use_without_await() -> None:
+    with task_state_sync(scope, on_clear="restart") as state:
+        assert_type(state, SyncTaskState)
+        assert_type(state.get("key"), Any)
+        assert_type(state.attempt, int)
+        state.checkpoint(n=1)
+        files = state.work("files")
+        assert_type(files.counts, WorkCounts)
+        assert_type(files.process([Path("a")], load_plainly), WorkSummary)
+        assert_type(list(files.remaining(["a"])), list[str])
+    with asset_state_sync(AssetScope(uri="s3://bucket/orders")) as asset:
+        assert_type(asset, SyncAssetState)
+        asset.set("watermark", 1)

@@ -14,9 +14,12 @@ import pytest
 
 from async_task_state import (
     NEVER_EXPIRE,
+    AssetScope,
+    AssetState,
     Settings,
     SettingsError,
     StaleWriterError,
+    StoreError,
     StoreUnavailableError,
     TaskScope,
     TaskState,
@@ -251,6 +254,20 @@ async def test_g4_an_attempt_that_airflow_does_not_know_any_more_hears_it(make_s
         await state.checkpoint(n=2)
     with pytest.raises(StaleWriterError):
         await state.__aexit__(None, None, None)
+
+
+async def test_g8_an_asset_that_airflow_does_not_know(airflow):
+    error = RuntimeError("not found")
+    error.error = SimpleNamespace(detail={"status_code": 404})
+    settings = Settings(dsn="airflow:")
+    state = AssetState(AssetScope("orders"), store=airflow, settings=settings)
+    await state.__aenter__()
+    airflow.broken = error
+    with pytest.raises(StoreError, match="no active asset of that name or URI: asset orders"):
+        await state.set("n", 1)
+    airflow.broken = None
+    await state.__aexit__(None, None, None)
+    assert airflow.users == {"n": 1}
 
 
 async def test_g6_leaving_by_cancellation_saves(make_state, airflow):
