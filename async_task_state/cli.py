@@ -10,17 +10,17 @@ import sys
 from contextlib import redirect_stdout
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
-from uuid import UUID
 
 from rich.text import Text
 
 from async_task_state import cli_views as views
-from async_task_state.cli_check import absent, checks, is_postgres, shown
+from async_task_state.cli_check import absent, checks, is_postgres, opened_by_commands, shown
+from async_task_state.cli_clear import choose, clear
 from async_task_state.cli_init import init_db, sql
+from async_task_state.cli_scope import NotFoundError, add_one, add_some, find, named
 from async_task_state.cli_watch import WatchView, follow, writing
-from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError
-from async_task_state.scopes import TaskScope
+from async_task_state.scopes import AssetScope
 from async_task_state.settings import load_settings
 from async_task_state.stores import open_store
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from async_task_state.settings import Dsn, Settings
-    from async_task_state.stores import ScopeInfo, Snapshot, Store
+    from async_task_state.stores import Store
 
 __all__ = ["main"]
 
@@ -39,7 +39,9 @@ FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 
-_SCOPE_KEYS: Final = "dag_id, run_id, task_id, map_index, region_id"
+_SCOPE_KEYS: Final = (
+    "dag_id, run_id, task_id, map_index, region_id, asset, asset_uri (null where they do not apply)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,13 +78,6 @@ def _common() -> argparse.ArgumentParser:
 
 
 def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
-    scope = argparse.ArgumentParser(add_help=False)
-    scope.add_argument("dag_id", metavar="DAG")
-    scope.add_argument("run_id", metavar="RUN")
-    scope.add_argument("task_id", metavar="TASK")
-    scope.add_argument("--map-index", type=int, default=-1, metavar="N", help="the index of a mapped task")
-    scope.add_argument("--region-id", type=UUID, metavar="UUID", help="the loop region of a task in one")
-
     parser = argparse.ArgumentParser(
         prog="async-task-state",
         description="The state that triggers and async tasks keep: list it, look at it, watch it grow, clear it.",
@@ -96,43 +91,45 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         name: str,
         run: Callable[[argparse.Namespace], int],
         text: str,
-        *parents: argparse.ArgumentParser,
+        *,
         more: str = "",
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}. {more}".strip(),
-            parents=[*parents, _common()],
+            parents=[_common()],
         )
-        made.set_defaults(run=run)
+        made.set_defaults(run=run, usage_error=made.error)
         return made
 
     listing = add(
         "list",
         _list,
         "list the states, the most recently changed first",
-        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch, keys (how many) and updated_at.",
+        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch (0 where nobody has opened it yet), keys (how"
+        " many) and updated_at.",
     )
-    listing.add_argument("--dag", help="only this DAG's")
-    listing.add_argument("--run", dest="only_run", help="only this run's")
-    listing.add_argument("--task", help="only this task's")
-    add(
+    listing.add_argument("--dag", metavar="DAG", help="only this DAG's")
+    listing.add_argument("--run", dest="only_run", metavar="RUN", help="only this run's")
+    listing.add_argument("--task", metavar="TASK", help="only this task's")
+    listing.add_argument("--assets", action="store_true", help="only those of assets")
+    show = add(
         "show",
         _show,
         "show one state: its keys and values, its work sets, the items that failed",
-        scope,
         more=f"As JSON: an object with {_SCOPE_KEYS}, attempt, epoch, keys, updated_at, values (an object) and work"
         " (a list of objects with name, done, failed and failures: item, error, tries, attempt).",
     )
+    add_one(show)
     watch = add(
         "watch",
         _watch,
         "follow one state while it changes, until Ctrl-C",
-        scope,
         more=f"As JSON: a line at each look, an object with time, {_SCOPE_KEYS}, attempt, epoch, values and work"
         " (a list of objects with name, done, failed, total, rate in items a second and seconds_left).",
     )
+    add_one(watch)
     watch.add_argument("--work", metavar="NAME", help="only this work set")
     watch.add_argument(
         "--total",
@@ -148,11 +145,12 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     clear = add(
         "clear",
         _clear,
-        "remove all that a state holds, and fence whoever is writing it",
-        scope,
-        more="A task or trigger that is at work on it can save nothing more: its next call raises StaleWriterError."
-        f" As JSON: an object with {_SCOPE_KEYS} and removed (how many rows).",
+        "remove all that a state holds, or all states of a run, and fence whoever is writing them",
+        more="Without TASK every state of the run, of every task and map index. A task or trigger that is at work on one"
+        f" can save nothing more: its next call raises StaleWriterError. As JSON: an object with {_SCOPE_KEYS} and removed"
+        " (how many rows); for several states with dag_id, run_id, task_id, states (how many) and removed.",
     )
+    add_some(clear)
     clear.add_argument("--yes", action="store_true", help="do not ask")
     add(
         "purge",
@@ -186,29 +184,31 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     return parser
 
 
-class _NotFoundError(AsyncTaskStateError):
-    """Nothing is stored where the command was told to look."""
-
-
 def _list(args: argparse.Namespace) -> int:
     screen = views.Screen()
+    ids = (args.dag, args.only_run, args.task)
+    if args.assets and any(ids):
+        args.usage_error(
+            "--assets goes with none of --dag, --run and --task: an asset is of no DAG, run or task"
+        )
     dsn, store = _open(args)
     nothing = asyncio.run(absent(dsn))
-    infos = [] if nothing else _ask(store, store.scopes(args.dag, args.only_run, args.task))
+    infos = [] if nothing else _ask(store, store.scopes(*ids))
+    if args.assets:
+        infos = [info for info in infos if isinstance(info.scope, AssetScope)]
     if args.json:
         screen.document([views.info_document(info) for info in infos])
     elif infos:
-        screen.show(views.scopes_table(infos, screen))
+        screen.show(views.listing(infos, screen))
     if not infos:
-        narrowed = args.dag or args.only_run or args.task
-        screen.note(nothing or ("no state matches" if narrowed else "no state is stored yet"))
+        screen.note(nothing or ("no state matches" if args.assets or any(ids) else "no state is stored yet"))
     return OK
 
 
 def _show(args: argparse.Namespace) -> int:
     screen = views.Screen()
     dsn, store = _open(args)
-    info, snapshot = _ask(store, _find(dsn, store, _scope(args)))
+    info, snapshot = _ask(store, find(dsn, store, named(args)))
     if args.json:
         screen.document(views.state_document(info, snapshot))
     else:
@@ -218,10 +218,10 @@ def _show(args: argparse.Namespace) -> int:
 
 def _watch(args: argparse.Namespace) -> int:
     screen = views.Screen()
-    view = WatchView(_scope(args), args.total, args.work)
+    view = WatchView(named(args), args.total, args.work)
     dsn, store = _open(args)
     if is_postgres(dsn) and (nothing := asyncio.run(absent(dsn))):
-        raise _NotFoundError(nothing)
+        raise NotFoundError(nothing)
     with writing(screen, as_json=args.json) as write:
         _ask(store, follow(dsn, store, view, write, interval=args.interval, until=args.until))
     return OK
@@ -229,28 +229,23 @@ def _watch(args: argparse.Namespace) -> int:
 
 def _clear(args: argparse.Namespace) -> int:
     screen = views.Screen()
-    scope = _scope(args)
     dsn, store = _open(args)
-    info, snapshot = _ask(store, _find(dsn, store, scope))
+    chosen = _ask(store, choose(dsn, store, args))
     if not args.yes:
         if not sys.stdin.isatty():
             screen.note("error: there is no terminal to ask on: say --yes")
             return USAGE
-        screen.note(f"{scope} holds {views.what_is_stored(snapshot)}.")
-        screen.note(f"If its attempt {info.attempt} is still at work it is fenced: it can save nothing more.")
+        screen.note(f"{chosen.name} holds {chosen.content}.")
+        screen.note(chosen.fenced)
         if not _confirmed(screen, "Remove all of it? [y/N] "):
             screen.note("nothing was removed")
             return FAILED
-    removed = _ask(store, store.clear(scope)) or 0
+    removed = _ask(store, clear(store, chosen))
     if args.json:
-        screen.document({**views.scope_document(scope), "removed": removed})
+        screen.document({**chosen.document, "removed": removed})
     else:
-        screen.show(
-            Text(
-                f"cleared {views.plain(str(scope))}: removed {views.what_is_stored(snapshot)};"
-                " whoever was writing it is fenced"
-            )
-        )
+        what = f"cleared {chosen.name}: removed {chosen.content}; whoever was writing it is fenced"
+        screen.show(Text(views.plain(what)))
     return OK
 
 
@@ -263,7 +258,8 @@ def _confirmed(screen: views.Screen, question: str) -> bool:
 
 def _purge(args: argparse.Namespace) -> int:
     screen = views.Screen()
-    dsn, store = _open(args, retention=_settings().default_retention)
+    settings = _settings()
+    dsn, store = _open(args, retention=settings.default_retention)
     nothing = asyncio.run(absent(dsn))
     if nothing:
         screen.note(nothing)
@@ -271,7 +267,9 @@ def _purge(args: argparse.Namespace) -> int:
     if args.json:
         screen.document({"purged": purged})
     else:
-        screen.show(Text(f"purged {purged:,} {'row' if purged == 1 else 'rows'}"))
+        days = settings.default_retention_days
+        untouched = f", and of states untouched for {days:,g} days" if days else ""
+        screen.show(Text(f"purged {views.counted(purged, 'row')} of keys that had expired{untouched}"))
     return OK
 
 
@@ -315,7 +313,7 @@ def _open(args: argparse.Namespace, *, retention: float | None = None) -> tuple[
 def _dsn(args: argparse.Namespace) -> Dsn:
     dsn = _settings().dsn if args.dsn is None else args.dsn
     with _stdout_is_ours():
-        return resolved_here(dsn)
+        return opened_by_commands(dsn)
 
 
 def _settings() -> Settings:
@@ -326,23 +324,6 @@ def _settings() -> Settings:
 def _stdout_is_ours() -> redirect_stdout[TextIO]:
     """What Airflow logs as it is imported goes where it is no part of the output."""
     return redirect_stdout(sys.stderr)
-
-
-def _scope(args: argparse.Namespace) -> TaskScope:
-    return TaskScope(args.dag_id, args.run_id, args.task_id, args.map_index, args.region_id)
-
-
-async def _find(dsn: str, store: Store, scope: TaskScope) -> tuple[ScopeInfo, Snapshot]:
-    if nothing := await absent(dsn):
-        raise _NotFoundError(nothing)
-    snapshot = await store.read(scope)
-    infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
-    info = next((info for info in infos if info.scope == scope), None)
-    if snapshot is None or info is None:
-        others = ", ".join(sorted(str(info.scope) for info in infos)[:5])
-        hint = f"; there is for {others} (say --map-index)" if others else ": see async-task-state list"
-        raise _NotFoundError(f"nothing is stored for {scope}{hint}")
-    return info, snapshot
 
 
 def _ask(store: Store, question: Coroutine[Any, Any, T]) -> T:

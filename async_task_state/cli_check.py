@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Final
 from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
 from async_task_state.scopes import TaskScope
-from async_task_state.settings import SECTION, Settings, check_executor, is_number, load_settings
+from async_task_state.settings import SECTION, Dsn, Settings, check_executor, is_number, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Check", "absent", "checks", "is_postgres", "no_database", "shown"]
+__all__ = ["Check", "absent", "checks", "is_postgres", "no_database", "opened_by_commands", "shown"]
 
+AIRFLOWS: Final = (
+    "the dsn airflow: keeps state in Airflow's own store, which these commands do not open: Airflow shows it on the page of"
+    " a task instance or asset and in its REST API, under .../state-store, and `airflow state-store clean` purges it"
+)
 SCOPE: Final = TaskScope("async-task-state", "check", "check")
 
 
@@ -53,6 +57,8 @@ def checks(dsn: str | None) -> Iterator[Check]:
     if not known.ok:
         return
     dsn = resolved_here(named)
+    if _is_airflows(dsn):
+        return
     yield _check("executor", lambda: _executor(dsn))
     if dsn.startswith("sqlite:"):
         directory = _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
@@ -64,6 +70,18 @@ def checks(dsn: str | None) -> Iterator[Check]:
         if not found.ok:
             return
     yield _check("store", lambda: asyncio.run(_store(dsn)))
+
+
+def opened_by_commands(named: str) -> Dsn:
+    """The dsn itself, or the one of the Airflow connection that it names.
+
+    Raises:
+        SettingsError: There is no such connection, or what it names is Airflow's own store.
+    """
+    dsn = resolved_here(named)
+    if _is_airflows(dsn):
+        raise SettingsError(AIRFLOWS)
+    return dsn
 
 
 def is_postgres(dsn: str) -> bool:
@@ -112,12 +130,18 @@ def _settings() -> str:
     return ", ".join(f"{name} {_readable(getattr(settings, name))}" for name in options)
 
 
+def _is_airflows(dsn: Dsn) -> bool:
+    return dsn.kind == "airflow"
+
+
 def _readable(value: object) -> str:
     return f"{value:,.10g}" if is_number(value) else str(value)
 
 
 def _dsn(named: str) -> str:
     dsn = resolved_here(named)
+    if _is_airflows(dsn):
+        return AIRFLOWS
     open_store(dsn)
     if dsn.startswith("memory:"):
         raise SettingsError(

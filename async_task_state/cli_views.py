@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.work import work_records
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from async_task_state.cli_check import Check
-    from async_task_state.scopes import TaskScope
+    from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Snapshot
     from async_task_state.work import Failure
 
@@ -32,13 +33,15 @@ __all__ = [
     "by_item",
     "checks_table",
     "clock",
+    "counted",
     "failed_text",
+    "holder",
     "info_document",
     "iso",
+    "listing",
     "plain",
     "readable",
     "scope_document",
-    "scopes_table",
     "state_document",
     "state_view",
     "user_values",
@@ -46,6 +49,7 @@ __all__ = [
     "what_is_stored",
 ]
 
+_TASK_KEYS: Final = ("dag_id", "run_id", "task_id", "map_index", "region_id")
 SHOWN_KEYS: Final = 100
 SHOWN_FAILURES: Final = 10
 WIDE: Final = 100_000
@@ -95,15 +99,13 @@ class Screen:
         )
 
 
-def scope_document(scope: TaskScope) -> dict[str, Any]:
-    """The keys that say whose state a document is of."""
-    return {
-        "dag_id": scope.dag_id,
-        "run_id": scope.run_id,
-        "task_id": scope.task_id,
-        "map_index": scope.map_index,
-        "region_id": None if scope.region_id is None else str(scope.region_id),
-    }
+def scope_document(scope: Scope) -> dict[str, Any]:
+    """The keys that say whose state a document is of: all of them, whether it is a task's or an asset's."""
+    if isinstance(scope, AssetScope):
+        return {**dict.fromkeys(_TASK_KEYS), "asset": scope.name, "asset_uri": scope.uri}
+    region = None if scope.region_id is None else str(scope.region_id)
+    ids = (scope.dag_id, scope.run_id, scope.task_id, scope.map_index, region)
+    return {**dict(zip(_TASK_KEYS, ids, strict=True)), "asset": None, "asset_uri": None}
 
 
 def info_document(info: ScopeInfo) -> dict[str, Any]:
@@ -117,22 +119,48 @@ def info_document(info: ScopeInfo) -> dict[str, Any]:
     }
 
 
-def scopes_table(infos: Sequence[ScopeInfo], screen: Screen) -> Table:
-    """A listing of states."""
-    regions = any(info.scope.region_id is not None for info in infos)
+def listing(infos: Sequence[ScopeInfo], screen: Screen) -> Group:
+    """A listing of states: those of tasks, and below them those of assets."""
+    tasks = [(info, info.scope) for info in infos if isinstance(info.scope, TaskScope)]
+    assets = [(info, info.scope) for info in infos if isinstance(info.scope, AssetScope)]
+    parts: list[RenderableType] = []
+    if tasks:
+        parts.append(_tasks_table(tasks, screen))
+    if tasks and assets:
+        parts.append(Text())
+    if assets:
+        parts.append(_assets_table(assets, screen))
+    return Group(*parts)
+
+
+def _tasks_table(infos: Sequence[tuple[ScopeInfo, TaskScope]], screen: Screen) -> Table:
+    regions = any(scope.region_id is not None for _, scope in infos)
     headers = ["dag", "run", "task", "map", *(["region"] if regions else []), "attempt", "keys", "changed"]
-    listing = table(*headers, right={"map", "attempt", "keys"})
-    for info in infos:
-        scope = info.scope
-        listing.add_row(
+    tasks = table(*headers, right={"map", "attempt", "keys"})
+    for info, scope in infos:
+        tasks.add_row(
             *(Text(plain(text)) for text in (scope.dag_id, scope.run_id, scope.task_id)),
             "" if scope.map_index == -1 else str(scope.map_index),
             *([str(scope.region_id or "")] if regions else []),
-            str(info.attempt),
+            str(info.attempt) if info.epoch else "",
             f"{info.keys:,}",
-            ago(info.updated_at) if screen.is_terminal else readable(info.updated_at),
+            _changed(info, screen),
         )
-    return listing
+    return tasks
+
+
+def _assets_table(infos: Sequence[tuple[ScopeInfo, AssetScope]], screen: Screen) -> Table:
+    uris = any(scope.name is None for _, scope in infos)
+    assets = table("asset", *(["known by"] if uris else []), "keys", "changed", right={"keys"})
+    for info, scope in infos:
+        known_by, name = ("uri", scope.uri) if scope.name is None else ("name", scope.name)
+        row = (plain(name or ""), *([known_by] if uris else []), f"{info.keys:,}", _changed(info, screen))
+        assets.add_row(*map(Text, row))
+    return assets
+
+
+def _changed(info: ScopeInfo, screen: Screen) -> str:
+    return ago(info.updated_at) if screen.is_terminal else readable(info.updated_at)
 
 
 def state_document(info: ScopeInfo, snapshot: Snapshot) -> dict[str, Any]:
@@ -167,7 +195,7 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
         changed += f" ({ago(info.updated_at)})"
     parts: list[RenderableType] = [
         Text(plain(str(info.scope)), style="bold"),
-        Text(f"attempt {info.attempt}, epoch {info.epoch}, changed {changed}"),
+        Text(f"{holder(info.scope, info.attempt, info.epoch)}, changed {changed}"),
         Text(),
         *values_view(user_values(snapshot), SHOWN_KEYS, max_string=200),
     ]
@@ -193,7 +221,19 @@ def what_is_stored(snapshot: Snapshot) -> str:
         f"work set {name!r} ({record.done:,} done, {len(record.failures):,} failed)"
         for name, record in work_records(snapshot.entries).items()
     )
-    return ", ".join([f"{keys:,} {'key' if keys == 1 else 'keys'}", *works])
+    return ", ".join([counted(keys, "key"), *works])
+
+
+def holder(scope: Scope, attempt: int, epoch: int) -> str:
+    """Who has it, or had it last."""
+    if not epoch:
+        return "opened by nobody yet"
+    return f"epoch {epoch}" if isinstance(scope, AssetScope) else f"attempt {attempt}, epoch {epoch}"
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are of what."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

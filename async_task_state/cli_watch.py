@@ -19,7 +19,9 @@ from async_task_state.cli_check import no_database
 from async_task_state.cli_views import (
     by_item,
     clock,
+    counted,
     failed_text,
+    holder,
     iso,
     plain,
     readable,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from async_task_state.cli_views import Screen
-    from async_task_state.scopes import TaskScope
+    from async_task_state.scopes import Scope
     from async_task_state.stores import Snapshot, Store
     from async_task_state.work import Failure, WorkRecord
 
@@ -150,11 +152,11 @@ class WatchView:
         only: The one work set to show; None shows all.
     """
 
-    scope: TaskScope
+    scope: Scope
     total: int | str | None = None
     only: str | None = None
     attempt: int = 0
-    epoch: int = 0
+    epoch: int = -1
     values: dict[str, Any] = field(default_factory=dict)
     works: list[Watched] = field(default_factory=list)
     changed: float = 0.0
@@ -219,10 +221,9 @@ def watch_document(view: WatchView) -> dict[str, Any]:
 
 def watch_lines(view: WatchView) -> Iterator[Text]:
     """One moment of a watch, a line for each work set."""
-    head = f"{readable(time.time())}  attempt {view.attempt}  "
+    head = f"{readable(time.time())}  {holder(view.scope, view.attempt, view.epoch)}  "
     if not view.works:
-        keys = len(view.values)
-        yield Text(f"{head}no work set, {keys:,} {'key' if keys == 1 else 'keys'}")
+        yield Text(f"{head}no work set, {counted(len(view.values), 'key')}")
     for work in view.works:
         parts = [
             f"{_count_text(work)} done",
@@ -235,13 +236,13 @@ def watch_lines(view: WatchView) -> Iterator[Text]:
 
 def watch_view(view: WatchView, note: str | None) -> Group:
     """One moment of a watch, to be drawn over the last."""
-    if not view.epoch:
+    if view.epoch < 0:
         return Group(Text(plain(str(view.scope)), style="bold"), Text(plain(note or ""), style="yellow"))
     idle = clock(time.monotonic() - view.changed)
     parts: list[RenderableType] = [
         Text.assemble(
             (plain(str(view.scope)), "bold"),
-            (f"  attempt {view.attempt}, last change {idle} ago", "dim"),
+            (f"  {holder(view.scope, view.attempt, view.epoch)}, last change {idle} ago", "dim"),
             overflow="fold",
         )
     ]

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from async_task_state import InvalidArgumentError, TaskScope
-from async_task_state.scopes import running_task
+from async_task_state.scopes import AssetScope, RunningTask, running_task, scope_of
 
 REGION = UUID(int=7)
 
@@ -88,6 +88,94 @@ def test_g8_what_carries_no_ids_is_named():
         TaskScope.from_airflow(SimpleNamespace(dag_id="d"))
 
 
+# assets
+
+
+def test_an_asset_is_known_by_its_name_or_else_by_its_uri():
+    assert AssetScope("x") == AssetScope("x", "file:///x") == AssetScope("x", "file:///y")
+    assert AssetScope("x") != AssetScope(uri="x")
+    assert AssetScope("x") != ("", "asset", "x", -1, "")
+    assert len({AssetScope("x"), AssetScope("x", "y"), AssetScope(uri="x"), TaskScope("x", "x", "x")}) == 3
+    assert (str(AssetScope("x", "file:///x")), str(AssetScope(uri="file:///x"))) == (
+        "asset x",
+        "asset file:///x",
+    )
+
+
+def test_an_asset_does_not_change():
+    with pytest.raises(FrozenInstanceError):
+        AssetScope("x").name = "other"
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x" * 1501, 1, b"x", "nul\0", "\ud800"], ids=lambda value: repr(value)[:20]
+)
+@pytest.mark.parametrize("name", ["name", "uri"])
+def test_g8_what_cannot_name_an_asset_is_named(name, value):
+    message = f"the {name} of an asset must be a string of 1 to 1,500 characters that UTF-8 can encode, not"
+    with pytest.raises(InvalidArgumentError, match=message):
+        AssetScope(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["name", "uri"])
+def test_g8_what_is_too_long_for_an_index_is_named(name):
+    AssetScope(**{name: "x" * 1500})
+    AssetScope(**{name: "é" * 1300})
+    with pytest.raises(
+        InvalidArgumentError, match=f"the {name} of an asset may have 2,600 bytes in UTF-8, not 2,602"
+    ):
+        AssetScope(**{name: "é" * 1301})
+
+
+def test_g8_an_asset_without_name_and_uri_is_refused():
+    with pytest.raises(InvalidArgumentError, match="an AssetScope needs the asset's name or its uri"):
+        AssetScope()
+
+
+@pytest.mark.parametrize(
+    ("source", "scope"),
+    [
+        ({"name": "x", "uri": "file:///x"}, AssetScope("x")),
+        ({"name": "x"}, AssetScope("x")),
+        ({"uri": "file:///x"}, AssetScope(uri="file:///x")),
+        ({"name": None, "uri": "file:///x"}, AssetScope(uri="file:///x")),
+    ],
+)
+def test_an_asset_is_taken_from_what_names_it(source, scope):
+    assert AssetScope.from_airflow(SimpleNamespace(**source)) == scope
+
+
+def test_an_asset_is_taken_from_airflows_own():
+    from airflow.sdk import Asset  # noqa: PLC0415 - takes a second
+
+    source = Asset(name="x", uri="file:///x")
+    taken = AssetScope.from_airflow(source)
+    assert (taken.name, taken.uri) == (source.name, source.uri)
+
+
+def test_g8_what_names_no_asset_is_named():
+    with pytest.raises(InvalidArgumentError, match="a SimpleNamespace names no asset"):
+        AssetScope.from_airflow(SimpleNamespace(name=None))
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        TaskScope("d", "r", "t"),
+        TaskScope("d", "r", "t", 3, REGION),
+        AssetScope("x"),
+        AssetScope(uri="x"),
+    ],
+    ids=str,
+)
+def test_a_row_gives_its_scope_back(scope):
+    assert scope_of(scope.row) == scope
+    assert type(scope_of(scope.row)) is type(scope)
+
+
+# the running task
+
+
 def test_no_task_runs_where_airflow_is_not_loaded(monkeypatch):
     monkeypatch.delitem(sys.modules, "airflow.sdk", raising=False)
     assert running_task() is None
@@ -104,6 +192,6 @@ def test_the_running_task_says_scope_and_attempt():
     from airflow.sdk.definitions.context import Context  # noqa: PLC0415 - takes a second
     from airflow.sdk.execution_time.context import set_current_context  # noqa: PLC0415 - the same
 
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=4, try_number=3)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=4, try_number=3, max_tries=5)
     with set_current_context(Context(ti=ti)):
-        assert running_task() == (TaskScope("d", "r", "t", 4), 3)
+        assert running_task() == RunningTask(TaskScope("d", "r", "t", 4), 3, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,21 @@ def fill(make_state):
         asyncio.run(fill())
 
     return fill
+
+
+@pytest.fixture
+def write(dsn):
+    """Writes keys without opening the state, as Airflow's own accessors do."""
+
+    def write(scope, **values):
+        async def write():
+            store = open_store(dsn)
+            await store.write(scope, {key: (json.dumps(value), None) for key, value in values.items()})
+            await store.close()
+
+        asyncio.run(write())
+
+    return write
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,10 +18,11 @@ from uuid import UUID
 import pytest
 
 from async_task_state import Settings, StaleWriterError, TaskScope, cli
+from async_task_state.scopes import AssetScope
 from async_task_state.settings import load_settings
 
 IDS = ("dag", "run", "task")
-SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id"}
+SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id", "asset", "asset_uri"}
 RUN_ID = "manual__2026-01-02T03:04:05.678901+00:00"
 SCRIPT = Path(sys.executable).with_name("async-task-state")
 
@@ -39,6 +42,8 @@ def test_list_as_json(run, fill):
         "task_id": "task",
         "map_index": 3,
         "region_id": None,
+        "asset": None,
+        "asset_uri": None,
         "attempt": 2,
         "epoch": 1,
         "keys": 1,
@@ -215,6 +220,8 @@ def test_clear_as_json(run, fill):
         "task_id": "task",
         "map_index": 2,
         "region_id": None,
+        "asset": None,
+        "asset_uri": None,
         "removed": 2,
     }
 
@@ -244,7 +251,7 @@ def test_clear_asks(run, fill, epoch_of, monkeypatch, answer, cleared):
 # purge
 
 
-def test_purge(run, make_state, fill, dsn, monkeypatch):
+def test_purge(run, make_state, fill, write, dsn, tmp_path, monkeypatch):
     async def expire():
         async with make_state(TaskScope(*IDS)) as state:
             await state.set("gone", 1, retention=timedelta(microseconds=1))
@@ -252,21 +259,60 @@ def test_purge(run, make_state, fill, dsn, monkeypatch):
 
     asyncio.run(expire())
     fill(TaskScope("untouched", "run", "task"))
-    settings = Settings(dsn=dsn)
-    monkeypatch.setattr(cli, "load_settings", lambda: settings)
-    assert run("purge") == (0, "purged 1 row\n", "")
+    write(AssetScope("untouched"))
+    monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn))
+    assert run("purge") == (
+        0,
+        "purged 1 row of keys that had expired, and of states untouched for 30 days\n",
+        "",
+    )
     assert json.loads(run("purge", "--json")[1]) == {"purged": 0}
-    assert len(json.loads(run("list", "--json")[1])) == 2
+    assert len(json.loads(run("list", "--json")[1])) == 3
     # An untouched state goes with the default retention, and one that still holds a key does not.
-    settings = Settings(dsn=dsn, default_retention_days=1e-12)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
+        db.execute("UPDATE scope SET touched_at = touched_at - 31 * 86400")
     run("purge")
     assert [info["dag_id"] for info in json.loads(run("list", "--json")[1])] == ["dag"]
 
 
+def test_purge_leaves_what_is_kept_for_ever(run, fill, dsn, tmp_path, monkeypatch):
+    fill(done=1)
+    monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn, default_retention_days=0))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
+        db.execute("UPDATE scope SET touched_at = 0")
+    assert run("purge") == (0, "purged 0 rows of keys that had expired\n", "")
+    assert len(json.loads(run("list", "--json")[1])) == 1
+
+
 def test_purge_makes_no_database(run, dsn, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn))
-    assert run("purge")[:2] == (0, "purged 0 rows\n")
+    code, out, err = run("purge")
+    assert (code, out.startswith("purged 0 rows"), "no database yet" in err) == (0, True, True)
     assert not any(tmp_path.iterdir())
+
+
+# Airflow's own store
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["show", *IDS],
+        ["watch", *IDS],
+        ["clear", *IDS, "--yes"],
+        ["purge"],
+        ["init-db"],
+        ["init-db", "--sql"],
+    ],
+    ids=" ".join,
+)
+def test_who_shows_what_is_kept_in_airflows_own_store_is_named(run, command, monkeypatch):
+    monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn="airflow:"))
+    code, out, err = run(*command, store="airflow:")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: the dsn airflow: keeps state in Airflow's own store")
+    assert "airflow state-store clean" in err
 
 
 # wrong usage, errors
@@ -277,7 +323,20 @@ def test_purge_makes_no_database(run, dsn, tmp_path, monkeypatch):
     [
         [],
         ["nonsense"],
+        ["show"],
         ["show", "dag", "run"],
+        ["show", *IDS, "--asset", "x"],
+        ["show", "--asset", "x", "--asset-uri", "y"],
+        ["show", "--asset", "x", "--map-index", "1"],
+        ["watch", "dag"],
+        ["clear"],
+        ["clear", "dag"],
+        ["clear", "dag", "run", "--map-index", "1"],
+        ["clear", "dag", "run", "--all-map-indexes"],
+        ["clear", *IDS, "--all-map-indexes", "--map-index", "1"],
+        ["clear", "--asset", "x", "--all-map-indexes"],
+        ["clear", "dag", "run", "--asset", "x"],
+        ["list", "--assets", "--dag", "x"],
         ["show", *IDS, "--map-index", "first"],
         ["show", *IDS, "--region-id", "here"],
         ["watch", *IDS, "--interval", "0"],
@@ -288,9 +347,9 @@ def test_purge_makes_no_database(run, dsn, tmp_path, monkeypatch):
         ["watch", *IDS, "--total", "-5"],
     ],
 )
-def test_wrong_usage(argv, capsys):
+def test_wrong_usage(argv, capsys, dsn):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(argv)
+        cli.main(["--dsn", dsn, *argv])
     assert exit_.value.code == 2
     assert "usage: async-task-state" in capsys.readouterr().err
 

@@ -60,6 +60,19 @@ def test_check_takes_the_configured_store(capsys, monkeypatch, dsn):
     assert dsn in capsys.readouterr().out
 
 
+def test_check_shows_every_setting(check):
+    _, answers = check()
+    shown = dict(setting.split(" ") for setting in answers["settings"][1].split(", "))
+    assert (shown["max_delay"], shown["max_value_bytes"]) == ("1", "1,048,576")
+    assert (shown["on_clear"], shown["clear_on_success"]) == ("restart", "False")
+
+
+def test_check_leaves_airflows_own_store_to_airflow(check):
+    code, answers = check(store="airflow:")
+    assert (code, list(answers)) == (0, ["settings", "dsn"])
+    assert answers["dsn"][1].startswith("the dsn airflow: keeps state in Airflow's own store")
+
+
 def test_check_finds_an_executor_that_runs_tasks_elsewhere(check, monkeypatch, dsn):
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     code, answers = check()

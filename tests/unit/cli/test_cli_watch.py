@@ -16,7 +16,7 @@ from async_task_state.cli_watch import WatchView
 from async_task_state.stores import open_store
 
 IDS = ("dag", "run", "task")
-SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id"}
+SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id", "asset", "asset_uri"}
 
 
 def test_watch_waits_for_the_database_and_the_state(start, fill, tmp_path):
@@ -28,7 +28,7 @@ def test_watch_waits_for_the_database_and_the_state(start, fill, tmp_path):
     fill(done=5)
     out, err = watch.communicate(timeout=30)
     assert (watch.returncode, err) == (0, "")
-    assert "attempt 1  files: 5 done, 0 failed" in out.splitlines()[-1]
+    assert "attempt 1, epoch 1  files: 5 done, 0 failed" in out.splitlines()[-1]
 
 
 def test_watch_as_json_lines(start, fill):
@@ -57,14 +57,14 @@ def test_watch_as_lines(run, fill):
     fill(done=20, work="other")
     _, out, _ = run("watch", *IDS, "--work", "files", "--total", "60", "--until", "30")
     (line,) = out.splitlines()
-    assert line.split("  ")[1:] == ["attempt 1", "files: 30 of 60 (50%) done, 1 failed"]
+    assert line.split("  ")[1:] == ["attempt 1, epoch 2", "files: 30 of 60 (50%) done, 1 failed"]
     assert len(run("watch", *IDS, "--until", "50")[1].splitlines()) == 2
 
 
 def test_watch_ends_well_when_interrupted(start, fill):
     fill(rows=1)
     watch = start("watch", *IDS)
-    assert watch.stdout.readline().endswith("attempt 1  no work set, 1 key\n")
+    assert watch.stdout.readline().endswith("attempt 1, epoch 1  no work set, 1 key\n")
     watch.send_signal(signal.SIGINT)
     out, err = watch.communicate(timeout=30)
     assert (watch.returncode, out, err) == (0, "", "")

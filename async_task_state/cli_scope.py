@@ -1,0 +1,96 @@
+"""Which state a command is about: a task's or an asset's, as it is named on the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from async_task_state.cli_check import absent
+from async_task_state.errors import AsyncTaskStateError
+from async_task_state.scopes import AssetScope, TaskScope
+
+if TYPE_CHECKING:
+    import argparse
+
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import ScopeInfo, Snapshot, Store
+
+__all__ = ["NotFoundError", "add_one", "add_some", "find", "named"]
+
+ASSET: Final = "\n       %(prog)s (--asset NAME | --asset-uri URI) [options]"
+MAP_INDEX: Final[dict[str, Any]] = {
+    "type": int,
+    "metavar": "N",
+    "help": "the index of a mapped task; without it the task that is not mapped",
+}
+
+
+class NotFoundError(AsyncTaskStateError):
+    """Nothing is stored where the command was told to look."""
+
+
+def add_one(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name one state."""
+    parser.usage = f"%(prog)s DAG RUN TASK [--map-index N] [options]{ASSET}"
+    _add_names(parser)
+    parser.add_argument("--map-index", **MAP_INDEX)
+
+
+def add_some(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name one state, or all of a run or of a mapped task."""
+    parser.usage = f"%(prog)s DAG RUN [TASK [--map-index N | --all-map-indexes]] [options]{ASSET}"
+    _add_names(parser)
+    indexes = parser.add_mutually_exclusive_group()
+    indexes.add_argument("--map-index", **MAP_INDEX)
+    indexes.add_argument("--all-map-indexes", action="store_true", help="all that a mapped task has")
+
+
+def named(args: argparse.Namespace) -> Scope:
+    """The one state that the arguments name."""
+    given = [args.dag_id, args.run_id, args.task_id, args.map_index, args.region_id]
+    if args.asset is not None or args.asset_uri is not None:
+        if any(value is not None for value in given):
+            args.usage_error("an asset's state is of no DAG, run or task: name the one or the other")
+        return AssetScope(args.asset, args.asset_uri)
+    if args.task_id is None:
+        args.usage_error("say which state: DAG RUN TASK, or --asset NAME")
+    index = -1 if args.map_index is None else args.map_index
+    return TaskScope(args.dag_id, args.run_id, args.task_id, index, args.region_id)
+
+
+async def find(
+    dsn: str, store: Store, scope: Scope, *, hint: str = "say --map-index"
+) -> tuple[ScopeInfo, Snapshot]:
+    """What is stored for one state.
+
+    Args:
+        dsn: Names the store.
+        store: The one to look into.
+        scope: Whose state.
+        hint: What to do where the task is a mapped one.
+
+    Raises:
+        NotFoundError: There is nothing.
+    """
+    if nothing := await absent(dsn):
+        raise NotFoundError(nothing)
+    snapshot = await store.read(scope)
+    ids = (scope.dag_id, scope.run_id, scope.task_id) if isinstance(scope, TaskScope) else ()
+    infos = await store.scopes(*ids)
+    info = next((info for info in infos if info.scope == scope), None)
+    if snapshot is None or info is None:
+        others = ", ".join(sorted(str(info.scope) for info in infos)[:5]) if ids else ""
+        advice = f"; there is for {others} ({hint})" if others else ": see async-task-state list"
+        raise NotFoundError(f"nothing is stored for {scope}{advice}")
+    return info, snapshot
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    for name, metavar in (("dag_id", "DAG"), ("run_id", "RUN"), ("task_id", "TASK")):
+        parser.add_argument(name, metavar=metavar, nargs="?", help=f"its {name}")
+    assets = parser.add_mutually_exclusive_group()
+    assets.add_argument("--asset", metavar="NAME", help="an asset instead of a task, by its name")
+    assets.add_argument(
+        "--asset-uri", metavar="URI", help="the same by its URI, where that was all that was known"
+    )
+    parser.add_argument("--region-id", type=UUID, metavar="UUID", help="the loop region of a task in one")
