@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cache
 from http import HTTPStatus
@@ -17,18 +20,20 @@ from starlette.exceptions import HTTPException
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_json
 from async_task_state.connections import resolved_here, writer_of
 from async_task_state.errors import (
+    AsyncTaskStateError,
     InvalidArgumentError,
-    InvalidKeyError,
     SettingsError,
     StoreError,
+    StoreUnavailableError,
     ValueTooLargeError,
 )
 from async_task_state.lifetime import writer_for
 from async_task_state.scopes import AssetScope, TaskScope, scope_of
 from async_task_state.settings import SECTION, check_executor, load_settings
+from async_task_state.stores.airflow import DSN as AIRFLOW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from airflow.sdk.state import AssetScope as WorkerAssetScope
     from airflow.state import AssetScope as ServerAssetScope
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StateStoreBackend"]
 
+REQUEST_SECONDS: Final = 5.0
+"""How long the API server waits for the store: as long as a worker waits for the API server."""
 REF_PREFIX: Final = "async_task_state:1:"
 MARKER: Final = "__airflow_state_ref__"
 """The key under which Airflow's accessors wrap what a worker's backend calls its reference."""
@@ -73,7 +80,8 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     Every method raises `InvalidKeyError` for a key that cannot be one, `SettingsError` where `[async_task_state]` does
     not name a store that can be used from here, and `StoreUnavailableError` when the store has not answered for
-    `outage_timeout`. The asynchronous methods never block the event loop.
+    `outage_timeout`; the API server waits 5 seconds at most, and passes the reason on to the task. The asynchronous
+    methods never block the event loop.
     """
 
     def __init__(self) -> None:
@@ -81,11 +89,13 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     def get(self, scope: TheirScope, key: str, *, session: Session | None = None) -> str | None:
         """The JSON text of a key; None where there is none, or where it is a work set's."""
-        return None if _is_hidden(key) else _ask(_get, self._ours(scope, session), key)
+        text: str | None = _ask(session, _get, self._ours(scope, session), key)
+        return text
 
     async def aget(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> str | None:
         """As `get`."""
-        return None if _is_hidden(key) else await _await(_get, await self._ours_awaited(scope, session), key)
+        text: str | None = await _await(session, _get, await self._ours_awaited(scope, session), key)
+        return text
 
     def set(
         self,
@@ -110,8 +120,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
             ValueTooLargeError: `value` is longer than `[async_task_state] max_value_bytes`.
             InvalidArgumentError: Airflow has no such asset.
         """
-        _check(key, value)
-        _ask(_set, self._ours(scope, session), key, value, expires_at)
+        _ask(session, _set, self._ours(scope, session), key, value, expires_at)
 
     async def aset(
         self,
@@ -123,18 +132,15 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         session: AsyncSession | None = None,
     ) -> None:
         """As `set`."""
-        _check(key, value)
-        await _await(_set, await self._ours_awaited(scope, session), key, value, expires_at)
+        await _await(session, _set, await self._ours_awaited(scope, session), key, value, expires_at)
 
     def delete(self, scope: TheirScope, key: str, *, session: Session | None = None) -> None:
         """Remove a key; one that is not there, or is a work set's, is no error."""
-        if not _is_hidden(key):
-            _ask(_delete, self._ours(scope, session), key)
+        _ask(session, _delete, self._ours(scope, session), key)
 
     async def adelete(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> None:
         """As `delete`."""
-        if not _is_hidden(key):
-            await _await(_delete, await self._ours_awaited(scope, session), key)
+        await _await(session, _delete, await self._ours_awaited(scope, session), key)
 
     def clear(
         self, scope: TheirScope, *, all_map_indices: bool = False, session: Session | None = None
@@ -146,17 +152,17 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
             all_map_indices: Every mapped instance of the task in the same run and region.
             session: Of Airflow's database, where an asset's name is looked up.
         """
-        _ask(_clear, self._ours(scope, session), all_map_indices)
+        _ask(session, _clear, self._ours(scope, session), all_map_indices)
 
     async def aclear(
         self, scope: TheirScope, *, all_map_indices: bool = False, session: AsyncSession | None = None
     ) -> None:
         """As `clear`."""
-        await _await(_clear, await self._ours_awaited(scope, session), all_map_indices)
+        await _await(session, _clear, await self._ours_awaited(scope, session), all_map_indices)
 
     def cleanup(self) -> None:
         """Delete keys that have expired, and what nobody has touched for the default retention."""
-        _ask(_purge)
+        _ask(None, _purge)
 
     def serialize_task_state_store_to_ref(self, *, value: Any, key: str, scope: TheirTaskScope) -> str:
         """Save a value from a task's process; what Airflow's database keeps of it instead.
@@ -186,7 +192,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
     def _save(self, scope: TheirScope, key: str, value: Any) -> str:
         check_key(key)
         ours = self._ours(scope, None)
-        _ask(_set, ours, key, encode(key, value, load_settings().max_value_bytes), None)
+        _ask(None, _set, ours, key, encode(key, value, load_settings().max_value_bytes), None)
         return _ref(ours, key)
 
     def _ours(self, scope: TheirScope, session: Session | None) -> Scope:
@@ -222,89 +228,82 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         return AssetScope(name)
 
 
-class _RefusalError(HTTPException):
-    """Makes an error the API server's answer: of any other a worker hears "internal" and no more, after many tries."""
+class _AnswerError(HTTPException):
+    """Makes an error an answer of the API server: of any other the worker hears "internal" and not the reason."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(HTTPStatus.BAD_REQUEST, reason)
+    def __init__(self, reason: Exception) -> None:
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(reason, StoreUnavailableError):
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+        elif isinstance(reason, ValueError):
+            # Not one of those that a worker takes for passing, and tries again.
+            status = HTTPStatus.BAD_REQUEST
+        super().__init__(status, str(reason))
 
     def __str__(self) -> str:
         return self.detail
 
 
-class _RefusedKeyError(_RefusalError, InvalidKeyError):
-    pass
-
-
-class _RefusedValueError(_RefusalError, ValueTooLargeError):
-    pass
-
-
-class _ValueGoneError(_RefusalError, StoreError):
-    pass
-
-
-def _is_hidden(key: str) -> bool:
-    """Whether a key is nobody's to see."""
-    hidden = isinstance(key, str) and key.startswith(RESERVED_PREFIX)
-    if not hidden:
-        _check_key(key)
-    return hidden
-
-
-def _check_key(key: str) -> None:
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Raise errors as the same kind of error that is an answer, too."""
     try:
-        check_key(key)
-    except InvalidKeyError as error:
-        raise _RefusedKeyError(str(error)) from None
+        yield
+    except AsyncTaskStateError as error:
+        kind = type(error)
+        answer: type[Exception] = type(kind.__name__, (_AnswerError, kind), {})
+        raise answer(error) from error
 
 
-def _check(key: str, value: str) -> None:
-    _check_key(key)
-    size, limit = len(value.encode()), load_settings().max_value_bytes
-    if size > limit:
-        raise _RefusedValueError(
-            f"the value of {key!r} is {size:,} bytes of JSON; [{SECTION}] max_value_bytes allows {limit:,}"
-        )
-
-
-def _settings() -> Settings:
+def _settings(session: object) -> Settings:
     settings = load_settings()
-    if settings.dsn.partition(":")[0] == "airflow":
+    if settings.dsn == AIRFLOW:
         raise SettingsError(
             f"[{SECTION}] dsn is airflow:, which keeps state by Airflow's own means, and those ask this backend where:"
             f" set [{SECTION}] dsn to a database, or [state_store] backend to Airflow's own"
         )
     check_executor(settings.dsn)
-    return settings
+    if session is None:
+        return settings
+    # It waits with a connection of Airflow's database in its hand, of which there are few.
+    return replace(settings, outage_timeout=min(settings.outage_timeout, REQUEST_SECONDS))
 
 
 _resolved = cache(resolved_here)
 
 
-def _ask(step: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+def _ask(session: object, step: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
     """Have a step taken on the writer's thread, and block until it is."""
-    settings = _settings()
-    writer = writer_for(_resolved(settings.dsn), settings)
-    return writer.ask(step, writer.store, *args)
+    with _answered():
+        settings = _settings(session)
+        writer = writer_for(_resolved(settings.dsn), settings)
+        return writer.ask(step, writer.store, *args)
 
 
-async def _await(step: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+async def _await(session: object, step: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
     """Have a step taken on the writer's thread, and wait until it is."""
-    settings = _settings()
-    writer = await writer_of(settings.dsn, settings)
-    return await writer.call(step, writer.store, *args)
+    with _answered():
+        settings = _settings(session)
+        writer = await writer_of(settings.dsn, settings)
+        return await writer.call(step, writer.store, *args)
 
 
 async def _get(store: Store, scope: Scope, key: str) -> str | None:
+    if _is_hidden(key):
+        return None
     snapshot = await store.read(scope)
     return None if snapshot is None else snapshot.entries.get(key)
 
 
 async def _set(store: Store, scope: Scope, key: str, text: str, expires_at: datetime | None) -> None:
-    ref = _ref_in(text)
+    check_key(key)
+    size, limit = len(text.encode()), load_settings().max_value_bytes
+    if size > limit:
+        raise ValueTooLargeError(
+            f"the value of {key!r} is {size:,} bytes of JSON; [{SECTION}] max_value_bytes allows {limit:,}"
+        )
+    ref = _ref_in(text, scope, key)
     if ref is not None:
-        # A worker's backend has saved the value itself, and it may have changed since.
         if ref == _ref(scope, key) and expires_at is None:
             return
         text = await _value_of(store, ref)
@@ -334,7 +333,7 @@ async def _purge(store: Store) -> None:
 
 
 def _load(ref: str) -> Any:
-    return decode(_ask(_value_of, ref))
+    return decode(_ask(None, _value_of, ref))
 
 
 async def _value_of(store: Store, ref: str) -> str:
@@ -344,11 +343,10 @@ async def _value_of(store: Store, ref: str) -> str:
             f"this is no reference of {StateStoreBackend.__name__} but of the state store backend that was configured"
             f" before: {ref[:200]!r}"
         )
-    *row, key = decode(ref.removeprefix(REF_PREFIX))
-    scope = scope_of(tuple(row))
+    scope, key = _named(ref)
     text = await _get(store, scope, key)
     if text is None:
-        raise _ValueGoneError(
+        raise StoreError(
             f"the value of {key!r} of {scope} is gone: it was deleted, or [{SECTION}] dsn names another store here than"
             " where it was saved"
         )
@@ -359,9 +357,31 @@ def _ref(scope: Scope, key: str) -> str:
     return REF_PREFIX + encode_json([*scope.row, key])
 
 
-def _ref_in(text: str) -> Any:
-    """The reference of ours that Airflow's accessors have wrapped, if a value is one."""
-    return decode(text)[MARKER] if text.startswith(WRAPPED_REF) else None
+def _named(ref: str) -> tuple[Scope, str]:
+    *row, key = decode(ref.removeprefix(REF_PREFIX))
+    return scope_of(tuple(row)), key
+
+
+def _ref_in(text: str, scope: Scope, key: str) -> str | None:
+    """What a worker's backend has saved the value of a key under, if it sent that instead.
+
+    A task may name its own state and no other's; an asset, which anybody may read, also by its URI.
+    """
+    wrapped = text.startswith(WRAPPED_REF)
+    if wrapped and text == json.dumps({MARKER: _ref(scope, key)}):
+        return _ref(scope, key)
+    if wrapped and isinstance(scope, AssetScope):
+        ref: str = decode(text)[MARKER]
+        return ref if isinstance(_named(ref)[0], AssetScope) else None
+    return None
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether a key is a work set's, which nobody sees from here."""
+    hidden = isinstance(key, str) and key.startswith(RESERVED_PREFIX)
+    if not hidden:
+        check_key(key)
+    return hidden
 
 
 def _seconds_until(moment: datetime) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -64,9 +65,10 @@ async def _resolved(dsn: str) -> str:
 
 
 def resolved_here(dsn: str) -> Dsn:
-    """The dsn itself, or the one of the Airflow connection that it names, for a command.
+    """The dsn itself, or the one of the Airflow connection that it names, for who does not await: a command, a backend.
 
-    A command has no supervisor to ask: it looks into environment variables, secrets backends and Airflow's database.
+    A command and the API server have no supervisor to ask: they look into environment variables, secrets backends and
+    Airflow's database.
 
     Raises:
         SettingsError: There is no such connection, or it is not one of PostgreSQL.
@@ -75,13 +77,23 @@ def resolved_here(dsn: str) -> Dsn:
     if conn_id == dsn:
         return Dsn(dsn)
     from airflow.exceptions import AirflowNotFoundException  # type: ignore[attr-defined]  # noqa: PLC0415
-    from airflow.models.connection import Connection  # noqa: PLC0415 - takes a second, so only when asked
 
     try:
-        connection = Connection.get_connection_from_secrets(conn_id)
+        connection = _asked_for(conn_id)
     except AirflowNotFoundException:
         raise _missing(conn_id) from None
     return _dsn_of(conn_id, connection)
+
+
+def _asked_for(conn_id: str) -> Any:
+    # So does Airflow tell a task's process, which has its supervisor to ask.
+    if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
+        from airflow.sdk import Connection  # noqa: PLC0415 - loaded by now
+
+        return Connection.get(conn_id)
+    from airflow.models.connection import Connection as Model  # noqa: PLC0415 - takes a second, so only when asked
+
+    return Model.get_connection_from_secrets(conn_id)
 
 
 def _on_asyncio() -> bool:

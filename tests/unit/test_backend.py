@@ -23,10 +23,12 @@ from fastapi.testclient import TestClient
 from async_task_state import (
     InvalidKeyError,
     StaleAttemptError,
+    StoreUnavailableError,
     TaskState,
     ValueTooLargeError,
 )
 from async_task_state import TaskScope as OurScope
+from async_task_state import backend as module
 from async_task_state.backend import StateStoreBackend
 from async_task_state.lifetime import writer_for
 from async_task_state.settings import load_settings
@@ -56,7 +58,7 @@ class RegionScope(TaskScope):
 
 
 class Door:
-    """A backend by its sync methods, or by their async twins on a loop of one kind."""
+    """A backend by its sync methods, or by their async twins."""
 
     def __init__(self, backend, kind):
         self._backend = backend
@@ -66,7 +68,7 @@ class Door:
         if self._kind == "sync":
             return getattr(self._backend, name)
         method = getattr(self._backend, f"a{name}")
-        return lambda *args, **options: anyio.run(partial(method, *args, **options), backend=self._kind)
+        return lambda *args, **options: anyio.run(partial(method, *args, **options))
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def backend(dsn, monkeypatch):
     return StateStoreBackend()
 
 
-@pytest.fixture(params=["sync", "asyncio", "trio"])
+@pytest.fixture(params=["sync", "async"])
 def door(request, backend):
     return Door(backend, request.param)
 
@@ -300,16 +302,35 @@ def test_g8_a_value_that_is_too_long_names_the_setting(door, monkeypatch):
     assert door.get(SCOPE, "key") == "x" * 1000
 
 
-def test_g8_a_worker_hears_why_it_was_refused(backend):
-    app = FastAPI()
+@pytest.fixture
+def answer():
+    """What the API server answers to a request that has the backend do something."""
 
-    @app.put("/{key}")
-    def put(key: str):
-        backend.set(SCOPE, key, "1")
+    def answer(work):
+        app = FastAPI()
+        app.add_api_route("/", work)
+        return TestClient(app).get("/")
 
-    answer = TestClient(app).put(f"/{RESERVED}")
-    assert answer.status_code == 400
-    assert "must not start with '__ats:'" in answer.json()["detail"]
+    return answer
+
+
+def test_g8_a_worker_hears_why_it_was_refused(backend, answer):
+    refusal = answer(lambda: backend.set(SCOPE, RESERVED, "1"))
+    assert refusal.status_code == 400
+    assert "must not start with '__ats:'" in refusal.json()["detail"]
+
+
+def test_g8_a_worker_hears_why_the_store_is_away(monkeypatch, answer):
+    """It is told to try again, before the API server is out of connections that wait with it."""
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setenv(f"{SECTION}OUTAGE_TIMEOUT", "86400")
+    monkeypatch.setenv(f"{SECTION}DSN", "postgresql://127.0.0.1:1/nowhere")
+    backend = StateStoreBackend()
+    refusal = answer(lambda: backend.get(SCOPE, "key", session=object()))
+    assert refusal.status_code == 503
+    assert "PostgreSQL cannot be reached" in refusal.json()["detail"]
+    with pytest.raises(StoreUnavailableError):
+        backend.get(SCOPE, "key", session=object())
 
 
 @pytest.mark.parametrize("call", ["get", "set", "delete", "clear"])

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from functools import partial
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("airflow.state", reason="Airflow has state backends since 3.3")
 
 from airflow.sdk import state as sdk
+from airflow.sdk.execution_time import task_runner
 from airflow.state import BaseStoreBackend, TaskScope, resolve_state_backend
 
 from async_task_state import SettingsError, connections
@@ -67,6 +69,15 @@ def test_state_is_kept_where_the_connection_says(connection, postgres):
     assert backend.get(SCOPE, "key") == "18"
     [[value]] = postgres.query(f'SELECT value FROM "{postgres.schemas[-1]}".entry')
     assert value == "18"
+
+
+def test_a_tasks_process_asks_for_the_connection_as_tasks_do(connection, monkeypatch):
+    # Airflow warns a task that asks as the API server does, and warnings are errors here.
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Mock(), raising=False)
+    backend = StateStoreBackend()
+    scope = sdk.TaskScope("dag", "run", "task")
+    ref = backend.serialize_task_state_store_to_ref(value=17, key="key", scope=scope)
+    assert backend.deserialize_task_state_store_from_ref(ref) == 17
 
 
 def test_g8_a_connection_that_is_missing_is_named(monkeypatch):

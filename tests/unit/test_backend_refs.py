@@ -149,10 +149,25 @@ def test_another_backends_reference_and_a_value_like_it_are_kept_as_they_are(bac
         assert backend.get(SERVER, "key") == value
 
 
+def test_a_task_may_not_name_anothers_state(backend):
+    stolen = Worker(backend, TASK).stored("secret", 17)
+    other = TaskScope("dag", "run/é", "other")
+    backend.set(other, "key", stolen)
+    assert backend.get(other, "key") == stolen
+    backend.set(TASK, "key", stolen)
+    assert backend.get(TASK, "key") == stolen
+    backend.set(ASSET, "key", stolen)
+    assert backend.get(ASSET, "key") == stolen
+
+
 def test_g8_a_value_that_is_gone_is_named(worker, backend):
     stored = worker.stored("key", 1)
     backend.delete(worker.scope, "key")
-    for call in (lambda: worker.loaded(stored), lambda: backend.set(AssetScope(name="other"), "key", stored)):
+    soon = datetime.now(timezone.utc) + timedelta(seconds=60)
+    for call in (
+        lambda: worker.loaded(stored),
+        lambda: backend.set(worker.scope, "key", stored, expires_at=soon),
+    ):
         with pytest.raises(
             StoreError, match=r"the value of 'key' of .* is gone: .* \[async_task_state\] dsn names another"
         ):
