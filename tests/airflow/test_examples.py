@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from jobserver import JobServer
+
+from async_task_state import TaskScope
+from async_task_state.stores import open_store, sqlite_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -54,3 +60,25 @@ def test_remote_job(airflow, folder):
         airflow.wait_for_run("example_remote_job", run)
         assert server.jobs(name) == ["DONE"]
     assert airflow.result("example_remote_job", run, "train")["output"].endswith("/output")
+
+
+def test_purge_states(airflow, folder):
+    scope = TaskScope("dag", "run", "forgotten")
+
+    async def with_store(work):
+        store = open_store(airflow.dsn)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    async def leave(store):
+        await store.write(scope, {"expired": ("1", 1e-9), "kept": ("2", None)})
+
+    asyncio.run(with_store(leave))
+    run = airflow.trigger("example_purge_states")
+    airflow.wait_for_run("example_purge_states", run)
+    assert "purged " in airflow.task_log("example_purge_states", run, "purge")
+    with closing(sqlite3.connect(sqlite_path(airflow.dsn))) as db:
+        assert db.execute("SELECT count(*) FROM entry WHERE key = 'expired'").fetchone() == (0,)
+    assert asyncio.run(with_store(lambda store: store.read(scope))).entries == {"kept": "2"}

@@ -1,0 +1,25 @@
+"""What has expired is deleted every night: keys past their retention, and states that nobody has touched for long."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from airflow.sdk import dag, task
+
+from async_task_state.cli import main
+
+
+@dag(schedule="@daily", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+def example_purge_states() -> None:
+    """Purge, as `async-task-state purge` does."""
+
+    @task(retries=3, retry_delay=timedelta(minutes=10))
+    def purge() -> None:
+        # Not the command in a process of its own: what a task starts cannot load Airflow, whose database is kept from it.
+        if main(["purge"]) != 0:
+            raise RuntimeError("not everything was purged: what is logged above says why")
+
+    purge()
+
+
+example_purge_states()
