@@ -174,28 +174,30 @@ class Watch:
                 f"sample must be an integer from 0 to {MAX_SAMPLE}, not {self.sample!r}"
             )
 
-    async def events(self, state: AssetState) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(self, state: AssetState, prefix: str = "") -> AsyncGenerator[dict[str, Any], None]:
         """Look at the source for ever, and yield the payload of an event whenever there are new files.
 
         What an event reports is durable before it is yielded, and so is that it was not confirmed. Going on after the
         yield confirms it; one that was left unconfirmed is the first that whoever opens the state next yields.
 
         Args:
-            state: Open, and for this watch alone.
+            state: Open.
+            prefix: What this watch's keys begin with, and no other's.
 
         Raises:
             StaleWriterError: Another holder has opened the state since.
             StoreUnavailableError: The store has been away for `outage_timeout`.
         """
-        values = await state.get_all()
+        saved = await state.get_all()
+        values = {key[len(prefix) :]: value for key, value in saved.items() if key.startswith(prefix)}
         if UNCONFIRMED in values:
             log.info(
                 "firing event %s again: whether it has arrived is not known", values[UNCONFIRMED]["event_id"]
             )
             yield values[UNCONFIRMED]
-            await state.delete(UNCONFIRMED)
+            await state.delete(prefix + UNCONFIRMED)
         arrivals, watermark = Arrivals(values), values.get(WATERMARK)
-        del values
+        del saved, values
         lookout = Lookout(self.source, self.poll_interval)
         while True:
             skip = watermark is None and self.initial == "skip"
@@ -207,11 +209,13 @@ class Watch:
                 watermark = _moved(watermark, settled)
                 changes = await to_thread.run_sync(arrivals.report, settled, abandon_on_cancel=True)
                 event = {UNCONFIRMED: self._payload(settled)} if settled and not skip else {}
-                await state.checkpoint({**changes, WATERMARK: watermark, **event})
+                # The event first: a store that cannot save all at once repeats what a crash cut off, and loses nothing.
+                values = {**event, **changes, WATERMARK: watermark}
+                await state.checkpoint({prefix + key: value for key, value in values.items()})
                 await state.flush()
                 if event:
                     yield event[UNCONFIRMED]
-                    await state.delete(UNCONFIRMED)
+                    await state.delete(prefix + UNCONFIRMED)
             await anyio.sleep(lookout.pause)
 
     def _payload(self, versions: list[Version]) -> dict[str, Any]:

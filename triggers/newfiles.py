@@ -16,6 +16,7 @@ from async_task_state.compat import CONFIRMS_EVENTS, NAMES_WATCHED_ASSETS, watch
 from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
 from async_task_state.scopes import AssetScope
 from async_task_state.state import AssetState, configured
+from async_task_state.stores.airflow import DSN as AIRFLOW_DSN
 from async_task_state.work import digest_of
 
 if TYPE_CHECKING:
@@ -104,20 +105,33 @@ class NewFilesTrigger(BaseEventTrigger):
 
     @property
     def scope(self) -> AssetScope:
-        """Where the state is kept: beside the asset's own, which tasks open, and one for each source.
+        """Whose state it keeps: a scope beside the asset's own, or else it and the asset's tasks would fence each other.
+
+        In Airflow's own store, which has none but those of assets and fences nobody, the asset's.
 
         Raises:
             NoScopeError: Airflow has not said which asset this trigger watches.
         """
+        name = self._asset_name
+        if configured(self.store)[0] == AIRFLOW_DSN:
+            return AssetScope(name)
+        # So much of the name, for a scope's has a limit.
+        return AssetScope(f"{name[:SHOWN_NAME_CHARS]}#{self._key}")
+
+    @property
+    def _asset_name(self) -> str:
         names = watched_assets(self) if self._asset is None else [self._asset]
         if not names:
             raise NoScopeError(
                 f"{type(self).__name__} watches no asset: use it in Asset(watchers=[AssetWatcher(...)]), or give asset="
             )
-        name, source = min(names), self._watch.source
-        # A digest, for a URL may hold a password; and so much of the name, for a scope's has a limit.
-        digest = digest_of([name, source] if isinstance(source, str) else [name, *source])
-        return AssetScope(f"{name[:SHOWN_NAME_CHARS]}#new_files-{digest.hex()}")
+        return min(names)
+
+    @property
+    def _key(self) -> str:
+        """Names this watch among those of all sources and assets, by a digest: a URL may hold a password."""
+        source = self._watch.source
+        return f"new_files-{digest_of([self._asset_name, *([source] if isinstance(source, str) else source)]).hex()}"
 
     async def run(self) -> AsyncGenerator[TriggerEvent, None]:
         """Watch for ever, where Airflow does not say what has become of an event."""
@@ -136,7 +150,7 @@ class NewFilesTrigger(BaseEventTrigger):
         settings = replace(settings, default_retention_days=0)
         async with (
             AssetState(self.scope, store=store, settings=settings) as state,
-            aclosing(self._watch.events(state)) as payloads,
+            aclosing(self._watch.events(state, f"{self._key}:")) as payloads,
         ):
             async for payload in payloads:
                 yield payload

@@ -1,0 +1,143 @@
+"""NewFilesTrigger in a real Airflow, whose triggerers die while files arrive."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from journal import wait_for
+
+HERE = Path(__file__).parent
+EXAMPLE = Path(__file__).parents[2] / "examples" / "new_files.py"
+DEATHS = 20
+PAGE = 100
+
+
+class Arriving:
+    """Files that are written one after the other, until told to stop."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.written = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def __enter__(self):
+        self.folder.mkdir()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        self._stopped.set()
+        self._thread.join()
+
+    def _write(self):
+        while not self._stopped.wait(0.2):
+            path = self.folder / f"{len(self.written):06d}"
+            path.write_text("text")
+            self.written.append(str(path))
+
+
+def events_of(airflow, name):
+    """The payloads of all events of an asset, the oldest first."""
+    payloads = []
+    while True:
+        page = airflow.rest(
+            "GET", "/assets/events", name_pattern=name, order_by="timestamp", limit=PAGE, offset=len(payloads)
+        )
+        payloads += [event["extra"]["payload"] for event in page["asset_events"]]
+        if len(page["asset_events"]) < PAGE:
+            return payloads
+
+
+def count_events(airflow, name):
+    return airflow.rest("GET", "/assets/events", name_pattern=name, limit=1)["total_entries"]
+
+
+@pytest.fixture
+def dag_file(airflow):
+    """Puts a DAG into the dags folder, and takes it away again with its watcher."""
+    added = []
+
+    def dag_file(name, text):
+        path = airflow.dags / name
+        path.write_text(text)
+        added.append(path)
+
+    yield dag_file
+    for path in added:
+        path.unlink()
+
+
+@pytest.mark.timeout(600)
+def test_every_file_is_in_exactly_one_event_though_20_triggerers_die(airflow, dag_file, request):
+    seed = request.config.getoption("--seed") or random.randrange(2**32)
+    chance = random.Random(seed)
+    dag_file("arriving_dag.py", (HERE / "watchers" / "arriving_dag.py").read_text())
+    airflow.wait_for_dag("arriving")
+    with Arriving(airflow.home / "arriving") as arriving:
+        for number in range(DEATHS):
+            [working] = airflow.triggerers
+            # Stands by, and takes over.
+            airflow.start_triggerer()
+            known = count_events(airflow, "arriving")
+            wait_for(lambda known=known: count_events(airflow, "arriving") > known)
+            time.sleep(chance.random() * 2)
+            if number % 2:
+                working.kill()
+            else:
+                working.terminate()
+        arriving.stop()
+        by_id = {}
+
+        def complete():
+            by_id.update({event["event_id"]: event for event in events_of(airflow, "arriving")})
+            return sum(event["count"] for event in by_id.values()) >= len(arriving.written)
+
+        wait_for(complete)
+    events = events_of(airflow, "arriving")
+    # An event comes again, with its id and as it was, when the triggerer dies within seconds after it was fired.
+    assert all(by_id[event["event_id"]] == event for event in events)
+    assert len(events) - len(by_id) <= DEATHS
+    assert Counter(file for event in by_id.values() for file in event["files"]) == Counter(
+        arriving.written
+    ), f"--seed {seed}"
+
+
+@pytest.mark.timeout(240)
+def test_the_example_runs_when_files_arrive(airflow, dag_file, tmp_path):
+    (tmp_path / "old.csv").write_text("1\n2\n")
+    text = (
+        EXAMPLE.read_text()
+        .replace("/var/arrivals", str(tmp_path))
+        .replace("poll_interval=10, settle=5", "poll_interval=1, settle=1")
+    )
+    assert str(tmp_path) in text
+    dag_file("new_files.py", text)
+    first = result_of_run(airflow, 1)
+    assert first == {"files": 1, "lines": 2}
+    for number in range(3):
+        (tmp_path / f"{number}.csv").write_text("1\n")
+    (tmp_path / "other.txt").write_text("1\n")
+    second = result_of_run(airflow, 2)
+    assert second == {"files": 3, "lines": 3}
+
+
+def result_of_run(airflow, number):
+    """What the number-th run of the example returned."""
+    airflow.wait_for_dag("example_new_files")
+
+    def runs():
+        runs = airflow.rest("GET", "/dags/example_new_files/dagRuns", order_by="run_after")["dag_runs"]
+        return runs[number - 1 :]
+
+    [run] = wait_for(runs)
+    airflow.wait_for_run("example_new_files", run["dag_run_id"])
+    return airflow.result("example_new_files", run["dag_run_id"], "load")
