@@ -31,13 +31,14 @@ def total(steps):
     return sum(range(steps))
 
 
-def test_g2_a_killed_task_resumes_in_its_retry(airflow, journal):
-    run = begin(airflow, "async_task", journal)
+@pytest.mark.parametrize("dag_id", ["async_task", "plain_task"])
+def test_g2_a_killed_task_resumes_in_its_retry(airflow, journal, dag_id):
+    run = begin(airflow, dag_id, journal)
     journal.wait_for("step", STEPS // 2)
-    os.kill(airflow.task_pid("async_task", run, "steps"), signal.SIGKILL)
+    os.kill(airflow.task_pid(dag_id, run, "steps"), signal.SIGKILL)
     killed_at = time.time()
-    airflow.wait_for_run("async_task", run)
-    assert airflow.result("async_task", run, "steps") == total(STEPS)
+    airflow.wait_for_run(dag_id, run)
+    assert airflow.result(dag_id, run, "steps") == total(STEPS)
     journal.check_rework("step", set(range(STEPS)), killed_at)
     assert {line["attempt"] for line in journal.having("step")} == {1, 2}
 

@@ -9,7 +9,6 @@ from datetime import timedelta
 import anyio
 import anyio.lowlevel
 from airflow.sdk import DAG, Variable, get_current_context, task
-from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import GetVariable
 from crash_helpers import StepsInAirflow, log_to
@@ -154,6 +153,6 @@ with DAG("airflow_store_deferred", schedule=None):
     @task
     def deferring():
         given = conf()
-        raise TaskDeferred(trigger=StepsInAirflow(given["journal"], 10), method_name="never")
+        get_current_context()["task"].defer(trigger=StepsInAirflow(given["journal"], 10), method_name="never")
 
     deferring()

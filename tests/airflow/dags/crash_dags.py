@@ -10,7 +10,7 @@ import anyio
 from airflow.sdk import DAG, BaseOperator, get_current_context, task
 from crash_helpers import Steps, log_to
 
-from async_task_state import task_state
+from async_task_state import task_state, task_state_sync
 from async_task_state.operators import ProcessFilesOperator
 
 SOON = timedelta(seconds=1)
@@ -71,6 +71,21 @@ with DAG("async_task", schedule=None):
             return await take_steps(state, given["steps"], given["journal"])
 
     steps()
+
+with DAG("plain_task", schedule=None):
+
+    @task(task_id="steps", retries=2, retry_delay=SOON)
+    def plain_steps():
+        given = conf()
+        with task_state_sync() as state:
+            work = state.work("steps")
+            for step in work.remaining(range(given["steps"])):
+                time.sleep(0.01)
+                log_to(given["journal"], step=step, attempt=state.attempt)
+                work.done(step, sum=state.get("sum", 0) + step)
+            return state.get("sum")
+
+    plain_steps()
 
 with DAG("raises", schedule=None):
 
