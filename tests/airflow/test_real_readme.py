@@ -27,6 +27,37 @@ with DAG("readme_operator", schedule=None, params={{"folder": ""}}):
     {code}
 """
 
+ASSET = """
+from airflow.sdk import DAG, Asset, task
+from async_task_state import asset_state
+
+orders = Asset("orders")
+
+async def orders_after(since):
+    return ["a", "b", "c"][since:]
+
+with DAG("readme_asset", schedule=None):
+{code}
+    load_new_orders()
+"""
+
+SYNC = """
+from airflow.sdk import DAG, BaseOperator, get_current_context
+from async_task_state import task_state_sync
+
+def fetch(page):
+    attempt = get_current_context()["ti"].try_number
+    if attempt == 1 and page == 5:
+        raise RuntimeError("half way")
+    if attempt == 2 and page < 5:
+        raise RuntimeError("was done before")
+
+{code}
+
+with DAG("readme_sync", schedule=None):
+    LoadPages(task_id="load", retries=1, retry_delay=0)
+"""
+
 
 def indented(code):
     return "".join(f"    {line}\n" for line in code.splitlines())
@@ -51,3 +82,20 @@ def test_the_operator(airflow, tmp_path):
     run = airflow.trigger("readme_operator", {"folder": str(tmp_path)})
     airflow.wait_for_run("readme_operator", run)
     assert airflow.result("readme_operator", run, "load")["totals"] == {"bytes": 3}
+
+
+def test_what_belongs_to_an_asset(airflow):
+    (airflow.dags / "readme_asset.py").write_text(ASSET.format(code=indented(block("asset_state(orders)"))))
+    for expected in (3, 0):
+        run = airflow.trigger("readme_asset")
+        airflow.wait_for_run("readme_asset", run)
+        assert airflow.result("readme_asset", run, "load_new_orders") == expected
+
+
+def test_the_operator_that_does_not_await(airflow):
+    (airflow.dags / "readme_sync.py").write_text(SYNC.format(code=block("task_state_sync()")))
+    run = airflow.trigger("readme_sync")
+    airflow.wait_for_run("readme_sync", run)
+    [task] = airflow.rest("GET", f"/dags/readme_sync/dagRuns/{run}/taskInstances")["task_instances"]
+    # The first attempt dies half way, and the second goes on from there.
+    assert task["try_number"] == 2

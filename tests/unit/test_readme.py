@@ -6,10 +6,12 @@ import sys
 from types import ModuleType
 
 import pytest
+from airflow.sdk import Asset, AssetWatcher
 from readme import BLOCKS, block
 
 from async_task_state import TaskScope, task_state
-from async_task_state.operators import ProcessFilesOperator
+from async_task_state.operators import ProcessFilesOperator, RemoteJobOperator
+from async_task_state.triggers import NewFilesTrigger
 
 TRIGGER = """
 from airflow.triggers.base import TriggerEvent
@@ -54,6 +56,18 @@ def test_the_operator():
     assert operator.deferrable
 
 
+def test_the_remote_job():
+    operator = eval(block("RemoteJobOperator("), {"RemoteJobOperator": RemoteJobOperator})
+    assert operator.deferrable
+
+
+def test_the_files_that_arrive():
+    names = {"Asset": Asset, "AssetWatcher": AssetWatcher, "NewFilesTrigger": NewFilesTrigger}
+    exec(block("AssetWatcher("), names)
+    [watcher] = names["arrivals"].watchers
+    assert watcher.trigger.serialize()[1]["source"] == "/var/arrivals/*.csv"
+
+
 @pytest.mark.asyncio
 async def test_outside_airflow():
     code = "async def run():\n" + "".join(f"    {line}\n" for line in block("store=").splitlines())
@@ -69,4 +83,4 @@ def test_a_task_is_made_to_resume_in_twenty_lines():
 
 
 def test_no_example_is_left_out():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 10
