@@ -142,6 +142,7 @@ def test_files_that_are_gone_are_forgotten_and_the_state_shrinks(watcher):
         watcher.look(version(f"stays {number}"), version("new", number))
     assert len(watcher.arrivals) <= 1010
     assert sum(map(len, watcher.saved.values())) <= 1020 * 17
+    assert len(watcher.saved) <= 3 * 1000 / SEGMENT_ITEMS
     known = len(watcher.arrivals)
     watcher.restart()
     assert len(watcher.arrivals) == known
@@ -164,6 +165,7 @@ def test_a_source_that_is_not_mounted_for_hours_forgets_nothing(watcher):
     for _ in range(3):
         watcher.look()
         watcher.now += FORGET_SECONDS
+    assert watcher.look(version("first to come back")) == ["first to come back"]
     assert watcher.look(*files) == []
 
 
