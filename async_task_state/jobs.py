@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -115,7 +116,7 @@ class JobWork(JobDefinition):
         """The job that is there, or a new one if there is none or an earlier attempt's has failed."""
         job: dict[str, Any] = await state.get(JOB, {})
         if not job or (job["state"] in (FAILED, CANCELLED) and job["attempt"] < state.attempt):
-            job = {"state": NEW, "attempt": state.attempt, "idempotency_key": uuid4().hex}
+            job = {"state": NEW, "status": "", "attempt": state.attempt, "idempotency_key": uuid4().hex}
         if job["state"] in (NEW, REFUSED):
             job = {**job, "state": SUBMITTING, "status": "not yet known"}
             await _remember(state, job)
@@ -259,10 +260,15 @@ async def _even_if_cancelled(call: Callable[[], Awaitable[T]]) -> T:
     errors: list[BaseException] = []
     ended = anyio.Event()
     shield = anyio.CancelScope(shield=True)
+    # What lets the author's code use Airflow's blocking calls in a triggerer is of one task, and not of its children.
+    greenback = sys.modules.get("greenback")
+    has_portal = greenback is not None and greenback.has_portal()
 
     async def run() -> None:
         with shield:
             try:
+                if greenback is not None and has_portal:
+                    await greenback.ensure_portal()
                 answers.append(await call())
             except anyio.get_cancelled_exc_class():
                 raise

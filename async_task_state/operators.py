@@ -169,7 +169,9 @@ class RemoteJobOperator(BaseOperator):
     goes on. Airflow's own end of a run or a task that will not be tried again, as by `dagrun_timeout`, counts as a
     user's.
 
-    The result is what `result` returned.
+    The result is what `result` returned. What `async-task-state show` shows is the key `job` (its `id`, its `state`, the
+    `status` that was polled last, its `idempotency_key`, and the `attempt` that submitted it or saw it end), `result`, and
+    `earlier_jobs`, those that are to be cancelled after a clear.
 
     Args:
         submit: The dotted path of a function that submits the job and returns its id, any JSON value but None. It is

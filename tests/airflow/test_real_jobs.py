@@ -86,6 +86,24 @@ def test_g1_a_triggerer_that_is_killed_while_it_polls_costs_no_second_job(airflo
     assert (run.jobs, run.calls("submit"), run.calls("cancel")) == (["SUCCEEDED"], 1, 0)
 
 
+def test_g4_a_trigger_that_was_moved_does_not_cancel_its_job(airflow, server, begin):
+    run = begin("job_deferred")
+    run.wait_for("poll", 3)
+    [frozen] = airflow.triggerers
+    frozen.freeze()
+    airflow.start_triggerer()
+    run.wait_for("poll", 3)
+    frozen.thaw()
+    airflow.wait(
+        lambda: "taken over" in airflow.task_log("job_deferred", run.id), "the first one has not noticed", 60
+    )
+    server.end(run.name)
+    run.wait_for_end()
+    run.check_result()
+    assert (run.jobs, run.calls("submit"), run.calls("cancel")) == (["SUCCEEDED"], 1, 0)
+    frozen.terminate()
+
+
 def test_g1_a_worker_that_is_killed_between_submit_and_poll_costs_no_second_job(server, begin):
     server.hold("poll")
     run = begin("job_here")

@@ -8,6 +8,8 @@ from itertools import count
 from types import SimpleNamespace
 
 import anyio
+import anyio.lowlevel
+import greenback
 import pytest
 from service import Died, service
 
@@ -295,7 +297,7 @@ async def test_a_clear_cancels_nothing_that_has_ended(run, ends):
 
 
 @pytest.mark.anyio
-async def test_two_clears_in_a_row_cancel_both_jobs(run, die):
+async def test_an_earlier_job_that_was_not_cancelled_yet_is_not_forgotten_by_another_clear(run, die, saved):
     service.polls = None
     assert await die(7)
     service.errors["cancel"] = [ConnectionError()]
@@ -305,6 +307,7 @@ async def test_two_clears_in_a_row_cancel_both_jobs(run, die):
     service.polls = 1
     assert (await run(attempt=3, max_tries=2))["job_id"] == "a-2"
     assert service.jobs["a-1"]["status"] == "CANCELLED"
+    assert "earlier_jobs" not in await saved()
 
 
 @pytest.mark.anyio
@@ -413,6 +416,19 @@ async def test_g6_a_submission_that_hangs_does_not_keep_the_process(opened, save
             await work_of().run(state)
     assert scope.cancelled_caught
     assert (await saved())["job"]["state"] == "submitting"
+
+
+@pytest.mark.anyio
+async def test_submit_may_block_where_airflow_lets_a_trigger_block(run):
+    async def submit(name):
+        # As Connection.get() does in a triggerer.
+        greenback.await_(anyio.lowlevel.checkpoint())
+        return name
+
+    with pytest.raises(RuntimeError, match="ensure_portal"):
+        await run(submit=submit, poll=lambda job_id: "success")
+    await greenback.ensure_portal()
+    assert (await run(attempt=2, submit=submit, poll=lambda job_id: "success"))["job_id"] == "a"
 
 
 # Polling
