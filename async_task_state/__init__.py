@@ -34,6 +34,7 @@ from async_task_state.sync import (
     asset_state_sync,
     task_state_sync,
 )
+from async_task_state.upkeep import purge, purge_sync
 from async_task_state.work import Failure, WorkCounts, WorkSet, WorkSummary
 
 __all__ = [
@@ -74,6 +75,8 @@ __all__ = [
     "WorkSummary",
     "asset_state",
     "asset_state_sync",
+    "purge",
+    "purge_sync",
     "task_state",
     "task_state_sync",
 ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Store
     from async_task_state.writer import Writer
 
-__all__ = ["resolved_here", "writer_of"]
+__all__ = ["resolved", "resolved_here", "writer_of"]
 
 PREFIX: Final = "conn_id:"
 
@@ -38,10 +38,10 @@ async def writer_of(store: str | Store | Channel, settings: Settings) -> Writer 
     """
     if isinstance(store, Channel) or store == AIRFLOW:
         return awaited_writer(settings, None if isinstance(store, str) else store)
-    return writer_for(await _resolved(store) if isinstance(store, str) else store, settings)
+    return writer_for(await resolved(store) if isinstance(store, str) else store, settings)
 
 
-async def _resolved(dsn: str) -> str:
+async def resolved(dsn: str) -> str:
     """The dsn itself, or the one of the Airflow connection that it names; Airflow is asked once a process."""
     conn_id = dsn.removeprefix(PREFIX)
     if conn_id == dsn:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import dag, task
 
-from async_task_state.cli import main
+from async_task_state import purge_sync
 
 
 @dag(schedule="@daily", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc))
@@ -14,10 +14,8 @@ def example_purge_states() -> None:
     """Purge, as `async-task-state purge` does."""
 
     @task(retries=3, retry_delay=timedelta(minutes=10))
-    def purge() -> None:
-        # Not the command in a process of its own: what a task starts cannot load Airflow, whose database is kept from it.
-        if main(["purge"]) != 0:
-            raise RuntimeError("not everything was purged: what is logged above says why")
+    def purge() -> int:
+        return purge_sync()
 
     purge()
 

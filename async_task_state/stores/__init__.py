@@ -177,10 +177,14 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
         from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
 
         return PostgresStore(PostgresDsn.parse(dsn), default_retention=default_retention)
+    if scheme == "airflow" and colon:
+        raise SettingsError(
+            "the dsn airflow: is Airflow's own store, which only states can use; `airflow state-store clean` purges it"
+        )
     kind = f"{scheme!r}" if colon and scheme.isidentifier() else "without a known kind before its colon"
     raise SettingsError(
         f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path,"
-        " postgresql://user:password@host/database or memory:"
+        " postgresql://user:password@host/database, airflow: or memory:"
     )
 
 

@@ -63,7 +63,7 @@ def test_g8_a_malformed_sqlite_dsn_is_explained(dsn):
 def test_g8_an_unknown_dsn_is_refused_with_what_is_known(dsn, kind):
     with pytest.raises(SettingsError, match=kind) as caught:
         open_store(dsn)
-    assert "dsn takes sqlite:///path, postgresql://user:password@host/database or memory:" in str(
+    assert "dsn takes sqlite:///path, postgresql://user:password@host/database, airflow: or memory:" in str(
         caught.value
     )
 

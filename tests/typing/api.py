@@ -25,6 +25,8 @@ from async_task_state import (
     WorkSummary,
     asset_state,
     asset_state_sync,
+    purge,
+    purge_sync,
     task_state,
     task_state_sync,
 )
@@ -124,6 +126,7 @@ class TestMyStore(StoreConformance):
 
 
 async def use_an_asset() -> None:
+    assert_type(await purge(), int)
     async with asset_state("orders", max_delay=1) as state:
         assert_type(state, AssetState)
         assert_type(state.scope, AssetScope)
@@ -139,6 +142,7 @@ async def use_a_cleared_task() -> None:
 
 
 def use_without_await() -> None:
+    assert_type(purge_sync("memory:"), int)
     with task_state_sync(scope, on_clear="restart") as state:
         assert_type(state, SyncTaskState)
         assert_type(state.get("key"), Any)

@@ -1,0 +1,54 @@
+"""Deleting what nobody will ask for any more."""
+
+from __future__ import annotations
+
+from async_task_state.settings import Dsn
+from async_task_state.state import configured
+from async_task_state.stores import open_store
+
+__all__ = ["purge", "purge_sync"]
+
+
+async def purge(store: str | None = None) -> int:
+    """Delete keys past their retention, and states that nobody has touched for the default retention.
+
+    A thousand rows a transaction, so that whoever is at work is not held up; what `async-task-state purge` does, for a
+    task that is to do it.
+
+    Args:
+        store: A dsn or `conn_id:NAME`; None takes `[async_task_state] dsn` or `conn_id`.
+
+    Returns:
+        How many rows were deleted.
+
+    Raises:
+        SettingsError: The store is malformed, or Airflow's own, which `airflow state-store clean` purges.
+        StoreError: It cannot serve; what was deleted until then is gone.
+    """
+    from anyio import to_thread  # noqa: PLC0415 - loads asyncio, 50 ms
+
+    from async_task_state.connections import resolved  # noqa: PLC0415 - the same
+
+    given, settings = configured(store)
+    dsn = await resolved(str(given))
+    return await to_thread.run_sync(_purge, dsn, settings.default_retention)
+
+
+def purge_sync(store: str | None = None) -> int:
+    """The same for code that does not await."""
+    import asyncio  # noqa: PLC0415 - 50 ms
+
+    return asyncio.run(purge(store))
+
+
+def _purge(dsn: str, default_retention: float | None) -> int:
+    import asyncio  # noqa: PLC0415 - loaded by now
+
+    async def work() -> int:
+        store = open_store(Dsn(dsn), default_retention=default_retention)
+        try:
+            return await store.purge()
+        finally:
+            await store.close()
+
+    return asyncio.run(work())
