@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("_settings_read_anew")
 @pytest.fixture(scope="module")
 def asset_ids():
     """The ids of assets in Airflow's database, by name."""
-    AssetModel.__table__.create(settings.engine)
+    AssetModel.__table__.create(settings.engine, checkfirst=True)
     names = (ORDERS.name, "orders_daily", "orders")
     with create_session() as session:
         session.add_all(
@@ -38,7 +38,6 @@ def asset_ids():
         )
     with create_session() as session:
         yield {asset.name: asset.id for asset in session.query(AssetModel)}
-    AssetModel.__table__.drop(settings.engine)
     settings.engine.dispose()
 
 
