@@ -299,6 +299,8 @@ class RemoteJobOperator(BaseOperator):
             for task in (running, killed):
                 task.cancel()
             await asyncio.wait([running, killed])
+        # What kept it from finding out is no reason to cancel.
+        killed.result()
         await work.cancel_job(state)
         return await work.run(state)
 

@@ -283,6 +283,22 @@ async def test_g4_a_shutdown_of_the_worker_leaves_the_job_alone_and_goes_on_whil
     assert service.count("cancel") == 0
 
 
+@pytest.mark.asyncio
+async def test_what_keeps_the_worker_from_asking_ends_the_attempt_and_not_the_job(operator, monkeypatch):
+    async def state_in_airflow(scope):
+        raise ValueError("cannot ask")
+
+    monkeypatch.setattr("async_task_state.operators.state_in_airflow", state_in_airflow)
+    service.polls = None
+    running = operator()
+    task = asyncio.create_task(running.aexecute({}))
+    await polled()
+    running.on_kill()
+    with pytest.raises(ValueError, match="cannot ask"):
+        await task
+    assert service.count("cancel") == 0
+
+
 def test_a_kill_before_and_after_the_work_is_nothing(operator):
     running = operator()
     running.on_kill()
