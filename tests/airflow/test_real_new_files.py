@@ -76,7 +76,7 @@ def dag_file(airflow):
         path.unlink()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_file_is_in_exactly_one_event_though_20_triggerers_die(airflow, dag_file, request):
     seed = request.config.getoption("--seed") or random.randrange(2**32)
     chance = random.Random(seed)
