@@ -19,7 +19,6 @@ from async_task_state import (
     UnknownJobStatusError,
 )
 from async_task_state.instances import state_in_airflow
-from async_task_state.jobs import after_clear
 from async_task_state.operators import RemoteJobOperator
 from async_task_state.settings import load_settings
 from async_task_state.testing import run_trigger
@@ -349,13 +348,17 @@ def test_the_operator_takes_the_event_for_the_outcome():
 
 
 @pytest.mark.asyncio
-async def test_deferrable_may_be_changed_between_attempts(make_state, operator):
+async def test_deferrable_may_be_changed_between_attempts(make_state, monkeypatch):
+    trigger = trigger_of()
     service.polls = None
-    await run_trigger(trigger := trigger_of(), stop="crash", when=MOMENTS["polled"])
+    await run_trigger(trigger, stop="crash", when=MOMENTS["polled"])
     service.polls = 0
-    async with make_state(store=trigger_store(trigger), attempt=2, on_clear=after_clear()) as state:
-        outcome = await operator(arguments=None)._run(state)
-    assert (outcome["job_id"], len(service.jobs)) == ("a-1", 1)
+    monkeypatch.setattr(
+        "async_task_state.operators.task_state",
+        lambda **options: make_state(store=trigger_store(trigger), attempt=2, **options),
+    )
+    assert await RemoteJobOperator(task_id="t", deferrable=False, **GIVEN).aexecute({}) == {"rows": 7}
+    assert (len(service.jobs), service.count("cancel")) == (1, 0)
 
 
 def trigger_store(trigger):
