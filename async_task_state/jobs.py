@@ -6,7 +6,6 @@ import logging
 import sys
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -189,18 +188,18 @@ class JobWork(JobDefinition):
 
     async def _insist(self, call: Callable[[], Awaitable[T]], name: str) -> T:
         """What a call that may be repeated gives, however often it fails before."""
-        waits = self._waits()
-        for tries in count(1):
+        waits, failures = self._waits(), 0
+        while True:
             try:
                 return await call()
             except AsyncTaskStateError:
                 raise
             except Exception as error:
-                if tries >= self.max_poll_failures:
+                failures += 1
+                if failures >= self.max_poll_failures:
                     raise
-                log.warning("%s has failed %d times in a row: %r", name, tries, error)
+                log.warning("%s has failed %d times in a row: %r", name, failures, error)
             await anyio.sleep(next(waits))
-        raise AssertionError("counted to the end")
 
     def _waits(self) -> Iterator[float]:
         """Seconds to wait: at least half of an interval that grows, so that many tasks do not poll in step."""
