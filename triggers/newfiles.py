@@ -42,9 +42,12 @@ class NewFilesTrigger(BaseEventTrigger):
     seconds: over all restarts, whatever its time of modification, under a new name again, and again when it has
     changed. What was reported is durable before the event leaves, as state of the asset and source.
 
-    An event is never lost. It is fired again, with the same `event_id`, if the triggerer ends before it has heard
-    that the event is in Airflow's database: a second or two after it was fired. On Airflow before 3.3, which does not
-    say, it is taken to be there five seconds after.
+    An event is never lost. It is fired again, as it was and with the same `event_id`, if the triggerer ends, by SIGTERM
+    or SIGKILL, before Airflow has said that the event is in its database, a second or two after it was fired. Airflow
+    before 3.3 does not say so: there it is taken to be in the database after five seconds. With the dsn `airflow:`,
+    which saves keys one by one, a crash between two of them may report files again under another id.
+
+    Airflow runs it while a DAG that is not paused is scheduled on the asset. Give an asset one for each source.
 
     The payload, which the DAG's tasks find as `extra["payload"]` of `context["triggering_asset_events"]`, is a dict:
     `event_id`, `count`, `bytes`, `files` (the oldest of them), `first_modified` and `last_modified` (as ISO 8601, or

@@ -112,6 +112,42 @@ def test_every_file_is_in_exactly_one_event_though_20_triggerers_die(airflow, da
 
 
 @pytest.mark.timeout(240)
+def test_with_its_state_in_airflows_own_store_a_watcher_goes_on_too(airflow, dag_file):
+    folder = airflow.home / "own_store"
+    folder.mkdir()
+    for name in ("own_store_watch.py", "own_store_dag.py"):
+        dag_file(name, (HERE / "watchers" / name).read_text())
+    airflow.wait_for_dag("own_store")
+    for number, name in enumerate(["a", "b"], 1):
+        (folder / name).write_text("text")
+        wait_for(lambda number=number: count_events(airflow, "own_store") == number)
+        [asset] = airflow.rest("GET", "/assets", name_pattern="own_store")["assets"]
+        # Confirmed: the watermark is there, and no event that is not.
+        wait_for(
+            lambda asset=asset: {key.rpartition(":")[2] for key in saved_of(airflow, asset)} >= {"watermark"}
+        )
+        wait_for(
+            lambda asset=asset: not any(key.endswith(":unconfirmed") for key in saved_of(airflow, asset))
+        )
+        [triggerer] = airflow.triggerers
+        triggerer.kill()
+        airflow.start_triggerer()
+    (folder / "c").write_text("text")
+    wait_for(lambda: count_events(airflow, "own_store") == 3)
+    assert [event["files"] for event in events_of(airflow, "own_store")] == [
+        [str(folder / name)] for name in "abc"
+    ]
+
+
+def saved_of(airflow, asset):
+    """The keys of an asset that Airflow's own REST API shows."""
+    return [
+        entry["key"]
+        for entry in airflow.rest("GET", f"/assets/{asset['id']}/state-store")["asset_state_store"]
+    ]
+
+
+@pytest.mark.timeout(240)
 def test_the_example_runs_when_files_arrive(airflow, dag_file, tmp_path):
     (tmp_path / "old.csv").write_text("1\n2\n")
     text = (
