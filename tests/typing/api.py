@@ -30,6 +30,7 @@ from async_task_state import (
     task_state,
     task_state_sync,
 )
+from async_task_state.jobs import RemoteJob
 from async_task_state.stores import Store, open_store
 from async_task_state.stores.memory import MemoryStore
 from async_task_state.stores.sqlite import SQLiteStore
@@ -155,3 +156,14 @@ def use_without_await() -> None:
     with asset_state_sync(AssetScope(uri="s3://bucket/orders")) as asset:
         assert_type(asset, SyncAssetState)
         asset.set("watermark", 1)
+
+
+class Training(RemoteJob):
+    async def submit(self, name: str, idempotency_key: str) -> int:
+        return len(name + idempotency_key)
+
+    async def poll(self, job_id: int) -> str:
+        return str(job_id)
+
+    def cancel(self, job_id: int) -> None:
+        assert job_id

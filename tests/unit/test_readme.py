@@ -56,8 +56,9 @@ def test_the_operator():
     assert operator.deferrable
 
 
-def test_the_remote_job():
-    operator = eval(block("RemoteJobOperator("), {"RemoteJobOperator": RemoteJobOperator})
+@pytest.mark.parametrize("mark", ["job_service.submit", "DatabricksHook"])
+def test_the_remote_jobs(mark):
+    operator = eval(block(mark), {"RemoteJobOperator": RemoteJobOperator})
     assert operator.deferrable
 
 
@@ -83,4 +84,4 @@ def test_a_task_is_made_to_resume_in_twenty_lines():
 
 
 def test_no_example_is_left_out():
-    assert len(BLOCKS) == 10
+    assert len(BLOCKS) == 11
