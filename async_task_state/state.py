@@ -98,7 +98,7 @@ def asset_state(
     """The durable state of an asset, to be entered with `async with`: where a watcher or an incremental load stands.
 
     It is known by the asset's name, or by its URI where only that is given, and belongs to no run. Whoever opens it
-    last holds it.
+    last holds it. What is saved is kept for ever, unless `set` is told otherwise.
 
     Args:
         asset: An Airflow `Asset` or a reference to one, an `AssetScope`, or an asset's name.
@@ -208,6 +208,8 @@ class AssetState(State):
         if not isinstance(scope, AssetScope):
             raise InvalidArgumentError(f"scope must be an AssetScope, not {type(scope).__name__}")
         super().__init__(scope, **options)
+        # As in Airflow: an asset belongs to no run that would ever be over.
+        self._retention = None
         self._asset = scope
 
     @property

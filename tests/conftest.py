@@ -21,6 +21,12 @@ def pytest_addoption(parser):
         "--kills", type=int, default=200, help="how often tests/faults kills a process, each store"
     )
     parser.addoption("--chaos-seconds", type=float, default=60, help="how long tests/faults kills a server")
+    parser.addoption(
+        "--deaths",
+        type=int,
+        default=4,
+        help="how many triggerers die in tests/airflow, 20 s each, while files arrive",
+    )
     parser.addoption("--seed", type=int, help="the seed of the first kill; random when not given")
 
 

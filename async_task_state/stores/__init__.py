@@ -139,6 +139,8 @@ class Store(Protocol):
     async def purge(self, now: float | None = None) -> int:
         """Delete keys that have expired and scopes nobody has touched for the default retention.
 
+        What work sets keep has no expiry: a task's goes with its scope, an asset's stays.
+
         Args:
             now: Seconds since 1970; None asks the store's own clock.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError
+from async_task_state.scopes import TaskScope
 from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class MemoryStore:
         for scope, record in list(self._records.items()):
             idle = self._default_retention is not None and record.touched_at + self._default_retention <= now
             for key, entry in list(record.entries.items()):
-                if _expired(entry, now) or (idle and key.startswith(RESERVED_PREFIX)):
+                of_idle_task = idle and isinstance(scope, TaskScope) and key.startswith(RESERVED_PREFIX)
+                if _expired(entry, now) or of_idle_task:
                     del record.entries[key]
                     count += 1
             if idle and not record.entries:

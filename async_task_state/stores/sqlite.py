@@ -393,7 +393,7 @@ def _purge(
     # From where the last batch ended, so that all of them together look at each row once.
     rows = db.execute(
         "SELECT scope_id, key FROM entry WHERE (scope_id, key) > (?, ?) AND (expires_at <= ? OR (expires_at IS NULL"
-        " AND substr(key, 1, length(?)) = ? AND (SELECT touched_at FROM scope WHERE id = scope_id) <= ?))"
+        " AND substr(key, 1, length(?)) = ? AND (SELECT touched_at FROM scope WHERE id = scope_id AND dag_id <> '') <= ?))"
         " ORDER BY scope_id, key LIMIT ?",
         (*after, now, RESERVED_PREFIX, RESERVED_PREFIX, idle_since, PURGE_ROWS),
     ).fetchall()

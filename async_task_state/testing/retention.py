@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.scopes import AssetScope
 from async_task_state.stores import Batch, Snapshot
 from async_task_state.testing.storekit import (
     AT_ONCE,
@@ -85,6 +86,14 @@ class RetentionTests(StoreTests):
         assert await entries(store) == {"ever": "0", work: "1"}
         assert await store.purge(time.time() + RETENTION + DAY) == 1
         assert await entries(store) == {"ever": "0"}
+
+    @on_its_own
+    async def test_work_progress_of_an_asset_stays(self, store: Store) -> None:
+        """An asset belongs to no run that would ever be over."""
+        asset, work = AssetScope("orders"), f"{RESERVED_PREFIX}work:x:0000000000"
+        await hold(store, {"ever": "0", work: "1"}, asset)
+        assert await store.purge(time.time() + RETENTION + DAY) == 0
+        assert await entries(store, asset) == {"ever": "0", work: "1"}
 
     @on_its_own
     async def test_g4_a_purged_scope_does_not_revive_an_old_lease(self, store: Store) -> None:

@@ -13,7 +13,6 @@ from journal import wait_for
 
 HERE = Path(__file__).parent
 EXAMPLE = Path(__file__).parents[2] / "examples" / "new_files.py"
-DEATHS = 20
 PAGE = 100
 
 
@@ -77,13 +76,14 @@ def dag_file(airflow):
 
 
 @pytest.mark.timeout(900)
-def test_every_file_is_in_exactly_one_event_though_20_triggerers_die(airflow, dag_file, request):
+def test_every_file_is_in_exactly_one_event_though_triggerers_die(airflow, dag_file, request):
+    deaths = request.config.getoption("--deaths")
     seed = request.config.getoption("--seed") or random.randrange(2**32)
     chance = random.Random(seed)
     dag_file("arriving_dag.py", (HERE / "watchers" / "arriving_dag.py").read_text())
     airflow.wait_for_dag("arriving")
     with Arriving(airflow.home / "arriving") as arriving:
-        for number in range(DEATHS):
+        for number in range(deaths):
             [working] = airflow.triggerers
             # Stands by, and takes over.
             airflow.start_triggerer()
@@ -105,7 +105,7 @@ def test_every_file_is_in_exactly_one_event_though_20_triggerers_die(airflow, da
     events = events_of(airflow, "arriving")
     # An event comes again, with its id and as it was, when the triggerer dies within seconds after it was fired.
     assert all(by_id[event["event_id"]] == event for event in events)
-    assert len(events) - len(by_id) <= DEATHS
+    assert len(events) - len(by_id) <= deaths
     assert Counter(file for event in by_id.values() for file in event["files"]) == Counter(
         arriving.written
     ), f"--seed {seed}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
+
 import pytest
 
 from async_task_state import (
@@ -66,6 +69,17 @@ async def test_an_item_that_failed_is_tried_anew_by_the_next_holder(orders):
         assert list(state.work("files").remaining(["a"])) == []
     async with orders() as state:
         assert list(state.work("files").remaining(["a"])) == ["a"]
+
+
+async def test_what_is_saved_never_expires_unless_told_to(orders, on_store):
+    async with orders() as state:
+        await state.set("watermark", 1)
+        await state.set("soon", 1, retention=timedelta(days=1))
+        await state.work("files").done("a")
+    assert await on_store("purge", time.time() + 100 * 86400) == 1
+    async with orders() as state:
+        assert await state.get_all() == {"watermark": 1}
+        assert state.work("files").is_done("a")
 
 
 async def test_airflows_assets_name_theirs(tmp_path):
