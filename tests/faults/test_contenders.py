@@ -34,9 +34,11 @@ class Observer:
 
     async def look(self) -> None:
         rows = await self._db.fetch(self._statement)
-        if not rows or rows[0]["value"] is None:
+        if not rows:
             return
-        epoch, value = rows[0]["epoch"], tuple(json.loads(rows[0]["value"]))
+        # Who opened the scope may be fenced before anybody has written.
+        epoch, written = rows[0]["epoch"], rows[0]["value"]
+        value = self.value if written is None else tuple(json.loads(written))
         if value != self.value:
             assert value > self.value, f"G4: after {self.value} came {value}"
             assert value[0] >= self.epoch, f"G4: {value} was written after epoch {self.epoch} had begun"
