@@ -15,6 +15,9 @@ from async_task_state import Settings, TaskScope, TaskState
 from async_task_state.lifetime import shutdown, writer_for
 from async_task_state.settings import check_executor, load_settings
 
+REAL = {"airflow", "compat"}
+HAVE_THEIR_OWN = {"test_demo", "test_older_airflows", "test_real_backend", "test_real_postgres"}
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -41,8 +44,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    # The real Airflow last: while it is up it takes over signals, and most of the machine.
-    items.sort(key=lambda item: "airflow" in item.path.parts)
+    # The real Airflow last: while it is up it takes over signals, and most of the machine. What shares one stays
+    # together where several workers run the tests.
+    for item in items:
+        if item.path.parent.name in REAL:
+            group = item.path.stem if item.path.stem in HAVE_THEIR_OWN else "airflow"
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (item.path.parent.name in REAL) + (item.path.stem in HAVE_THEIR_OWN))
 
 
 @pytest.fixture(
