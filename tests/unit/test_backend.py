@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -18,7 +19,7 @@ pytest.importorskip("airflow.state", reason="Airflow has state backends since 3.
 from airflow.sdk import state as sdk
 from airflow.state import AssetScope, TaskScope
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from httpx import ASGITransport, AsyncClient
 
 from async_task_state import (
     InvalidKeyError,
@@ -322,7 +323,13 @@ def answer():
     def answer(work):
         app = FastAPI()
         app.add_api_route("/", work)
-        return TestClient(app).get("/")
+
+        async def ask():
+            transport = ASGITransport(app, raise_app_exceptions=False)
+            async with AsyncClient(transport=transport, base_url="http://airflow") as client:
+                return await client.get("/")
+
+        return asyncio.run(ask())
 
     return answer
 
