@@ -50,7 +50,7 @@ def test_ten_seconds_of_checkpoints_cost_at_most_fifteen_requests(airflow, journ
     run = begin(airflow, "airflow_store_ten_seconds", journal)
     airflow.wait_for_run("airflow_store_ten_seconds", run)
     [end] = journal.having("sent")
-    assert end["steps"] >= 5000
+    assert end["steps"] >= 10_000
     assert end["sent"] <= 15
 
 

@@ -70,9 +70,10 @@ with DAG("airflow_store_ten_seconds", schedule=None):
         async with task_state(store=STORE) as state:
             with anyio.move_on_after(10):
                 while True:
-                    n += 1
-                    await state.checkpoint(n=n)
-                    await anyio.sleep(0.0005)
+                    for _ in range(4):
+                        n += 1
+                        await state.checkpoint(n=n)
+                    await anyio.sleep(0.001)
         log_to(conf()["journal"], sent=sum(sent.values()), steps=n)
 
     checkpoints()
