@@ -86,6 +86,7 @@ class SyncState(Generic[H]):
         self._entered: H = handle
         self._handle: H = handle
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._depth = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._entered!r}>"
@@ -100,7 +101,9 @@ class SyncState(Generic[H]):
         import asyncio  # noqa: PLC0415 - who never opens a state does not pay for it
 
         _refuse_running_loop()
-        self._loop = asyncio.new_event_loop()
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        self._depth += 1
         try:
             self._handle = self._run(self._entered.__aenter__())
         except BaseException:
@@ -186,8 +189,9 @@ class SyncState(Generic[H]):
         return self._loop.run_until_complete(call)
 
     def _close(self) -> None:
-        loop, self._loop = self._loop, None
-        if loop is not None:
+        self._depth -= 1
+        if self._depth == 0 and self._loop is not None:
+            loop, self._loop = self._loop, None
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 

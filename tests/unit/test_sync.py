@@ -106,6 +106,17 @@ def test_a_state_that_is_open_is_joined(open_state):
         state.set("n", 2)
 
 
+def test_a_state_may_be_entered_again_within(open_state):
+    state = open_state()
+    with state:
+        with state:
+            state.set("n", 1)
+        assert state.get("n") == 1
+    assert not state.is_open
+    with state:
+        assert state.get("n") == 1
+
+
 def test_g4_whoever_was_replaced_hears_it(open_state):
     state = open_state()
     state.__enter__()
