@@ -16,7 +16,7 @@ import anyio
 from async_task_state.errors import StaleWriterError, StoreUnavailableError
 from async_task_state.pending import Pending
 from async_task_state.stores import Lease, Snapshot
-from async_task_state.stores.airflow import AirflowStore, channel_for
+from async_task_state.stores.airflow import BUSY_SECONDS, AirflowStore, alarm_held, channel_for
 from async_task_state.waiting import Waiter, wake
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class AwaitedWriter:
                 while pending.unsettled:
                     self._turn = anyio.Lock()
                     await self.save_due(pending)
+                    await anyio.sleep(BUSY_SECONDS)
 
         pending.due = self._not_before = 0.0
         pending.put_back()
@@ -155,7 +156,9 @@ class AwaitedWriter:
             log.error("not saved when the process ended: %s (%s)", pending.unsaved(), self._away_because)
 
     async def _save(self, pending: Pending) -> None:
-        flight = pending.take()
+        # No batch may be lost half way out, or be back only in part.
+        with alarm_held():
+            flight = pending.take()
         waiters: list[Waiter] = []
         # Whoever is cancelled, the flush is everybody's.
         with anyio.CancelScope(shield=True):
@@ -167,10 +170,12 @@ class AwaitedWriter:
                 pending.put_back()
                 waiters = self._away(pending, error)
             except BaseException:
-                pending.put_back()
+                with alarm_held():
+                    pending.put_back()
                 raise
             else:
-                waiters = pending.settle(fenced=False)
+                with alarm_held():
+                    waiters = pending.settle(fenced=False)
                 self._retry_after = FIRST_RETRY_SECONDS
                 self._not_before = 0.0
                 self._away_since, self._failed = None, False

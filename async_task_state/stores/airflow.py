@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from async_task_state.scopes import Scope
     from async_task_state.stores import Batch
 
-__all__ = ["DSN", "AirflowStore", "Channel", "channel_for", "trigger_channel"]
+__all__ = ["DSN", "AirflowStore", "Channel", "alarm_held", "channel_for", "trigger_channel"]
 
 DSN: Final = "airflow:"
 INDEX: Final = f"{RESERVED_PREFIX}index"
@@ -93,13 +93,16 @@ class TaskChannel:
     async def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415 - of Airflow 3.3
 
+        turn: Any = nullcontext()
         while True:
-            try:
-                with _alarm_held():
-                    return method(*args, **options)
-            except DeadlockImminentError:
-                # The task awaits a request of its own; Airflow has sent nothing of ours.
-                await anyio.sleep(BUSY_SECONDS)
+            async with turn:
+                try:
+                    with alarm_held():
+                        return method(*args, **options)
+                except DeadlockImminentError:
+                    # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue.
+                    turn = _queue()
+            await anyio.sleep(BUSY_SECONDS)
 
 
 class TriggererChannel:
@@ -132,9 +135,16 @@ class TriggererChannel:
         await self._accessor.aclear()
 
 
+def _queue() -> Any:
+    """The lock for which requests wait that are awaited; one that another thread blocks for does not."""
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - loaded by now
+
+    return getattr(task_runner.SUPERVISOR_COMMS, "_async_lock", nullcontext())
+
+
 @contextmanager
-def _alarm_held() -> Iterator[None]:
-    """Hold an `execution_timeout` back until a request is answered, or the next one would get its answer."""
+def alarm_held() -> Iterator[None]:
+    """Hold an `execution_timeout` back from what it must not cut short: an answer would be the next request's."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -52,8 +52,10 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def pass_on(tmp_path):
+def pass_on(request, tmp_path):
     """Runs tests with another Airflow."""
+    if not request.config.getoption("--older-airflows"):
+        pytest.skip("--older-airflows runs it")
     python = tmp_path / "bin" / "python"
 
     def pass_on(requirements, tests):
