@@ -28,7 +28,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--deaths",
         type=int,
-        default=4,
+        default=2,
         help="how many triggerers die in tests/airflow, 20 s each, while files arrive",
     )
     parser.addoption(
@@ -53,7 +53,9 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("shared")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    # Before pytest-xdist looks for groups.
     # The real Airflow last: while it is up it takes over signals, and most of the machine. What shares one stays
     # together where several workers run the tests.
     for item in items:

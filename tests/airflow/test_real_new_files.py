@@ -171,6 +171,6 @@ def result_of_run(airflow, number):
         runs = airflow.rest("GET", "/dags/example_new_files/dagRuns", order_by="run_after")["dag_runs"]
         return runs[number - 1 :]
 
-    [run] = wait_for(runs)
+    [run] = wait_for(runs, timeout=150)
     airflow.wait_for_run("example_new_files", run["dag_run_id"])
     return airflow.result("example_new_files", run["dag_run_id"], "load")

@@ -82,12 +82,12 @@ with DAG("airflow_store_shared", schedule=None):
 
     async def work_beside(others, store):
         """Do work while others ask Airflow for something; what the state says then."""
-        async with task_state(store=store, max_delay=0.05) as state:
+        async with task_state(store=store, max_delay=0.3) as state:
             work = state.work("files")
             async with anyio.create_task_group() as group:
                 for other in others:
                     group.start_soon(other)
-                for file in range(200):
+                for file in range(100):
                     await anyio.sleep(0.005)
                     await work.done(file, last=file)
                 await state.set("job", "j-1")
