@@ -17,7 +17,6 @@ from async_task_state.lifetime import shutdown, writer_for
 from async_task_state.settings import check_executor, load_settings
 
 REAL = {"airflow", "compat"}
-HAVE_THEIR_OWN = {"test_demo", "test_older_airflows", "test_real_backend", "test_real_postgres"}
 
 
 def pytest_addoption(parser):
@@ -40,7 +39,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "xdist_group(name): of pytest-xdist, which may not be there")
     if hasattr(config, "workerinput"):
         # A worker ignores it, and so would what tests start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,18 +51,11 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("shared")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    # Before pytest-xdist looks for groups.
-    # The real Airflow last: while it is up it takes over signals, and most of the machine. What shares one stays
-    # together where several workers run the tests.
-    for item in items:
-        if item.path.parent.name in REAL:
-            group = item.path.stem if item.path.stem in HAVE_THEIR_OWN else "airflow"
-            item.add_marker(pytest.mark.xdist_group(group))
     # What asyncio's debug mode finds is the caller's side, which is the same with every store.
     items[:] = [item for item in items if not is_debug_again(item)]
-    items.sort(key=lambda item: (item.path.parent.name in REAL) + (item.path.stem in HAVE_THEIR_OWN))
+    # The real Airflow last: while it is up it takes over signals, and most of the machine.
+    items.sort(key=lambda item: item.path.parent.name in REAL)
 
 
 def is_debug_again(item):
