@@ -35,6 +35,9 @@ FLUSH_AT: Final = 0.95
 FIRST_RETRY_SECONDS: Final = 0.2
 LAST_RETRY_SECONDS: Final = 5.0
 
+_unsaved: Final[set[AwaitedWriter]] = set()
+"""Those that `drain` is for: where a loop was abandoned nobody else holds them."""
+
 
 class AwaitedWriter:
     """Saves what one handle records, when that handle is called.
@@ -84,8 +87,11 @@ class AwaitedWriter:
 
     async def read(self, scope: Scope) -> Snapshot:
         """A scope as Airflow has it."""
-        self._airflow = AirflowStore(scope, self._channel or channel_for(scope))
-        entries = await self._airflow.load()
+        airflow = AirflowStore(scope, self._channel or channel_for(scope))
+        async with self._turn:
+            entries = await airflow.load()
+            # Not before it knows every key: the index that it writes is what the next process reads.
+            self._airflow = airflow
         held = None if self._pending is None else self._pending.lease
         return Snapshot(held or Lease(scope, 0, 0, 0), entries)
 
@@ -107,8 +113,9 @@ class AwaitedWriter:
         text: str | None = await self.call(self._airflow.look, key)
         return text
 
-    def enqueue(self, pending: Pending) -> None:
-        """Nothing to tell anybody: `save_due` looks."""
+    def enqueue(self, pending: Pending) -> None:  # noqa: ARG002 - a thread's writer has a use for it
+        """Note that there is something to save."""
+        _unsaved.add(self)
 
     def hurry(self, *, again: bool = False) -> None:  # noqa: ARG002 - a thread's writer has a use for it
         """Make what is recorded due."""
@@ -179,6 +186,8 @@ class AwaitedWriter:
                 self._retry_after = FIRST_RETRY_SECONDS
                 self._not_before = 0.0
                 self._away_since, self._failed = None, False
+        if not pending.unsettled:
+            _unsaved.discard(self)
         wake(waiters)
 
     def _away(self, pending: Pending, error: StoreUnavailableError) -> list[Waiter]:

@@ -74,14 +74,11 @@ def test_airflows_accessor_and_the_state_share_their_keys(airflow, journal):
     ]
 
 
-def test_a_task_that_times_out_without_unwinding_loses_no_more_than_max_delay(airflow, journal):
+def test_a_task_that_times_out_without_unwinding_loses_nothing(airflow, journal):
     run = begin(airflow, "airflow_store_times_out", journal)
     airflow.wait_for_run("airflow_store_times_out", run)
-    steps = journal.having("step")
-    found = airflow.result("airflow_store_times_out", run, "timing_out")
-    # The step that is recorded last may be one that was not written down any more.
-    [durable] = [line for line in steps if line["step"] == found] or steps[-1:]
-    assert steps[-1]["at"] - durable["at"] < 3
+    done = journal.having("step")[-1]["step"]
+    assert airflow.result("airflow_store_times_out", run, "timing_out") in (done, done + 1)
 
 
 def test_g8_a_deferrable_trigger_says_at_once_that_it_cannot(airflow, journal):

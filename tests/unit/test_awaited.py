@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -302,6 +303,30 @@ def test_what_an_abandoned_loop_left_is_saved_when_the_process_ends(make_state, 
     began = time.monotonic()
     drain()
     assert time.monotonic() - began < 1
+
+
+def test_what_is_not_saved_is_kept_though_nobody_holds_the_state_any_more(make_state, airflow):
+    async def abandoned():
+        state = make_state(max_delay=NOT_SOON)
+        await state.__aenter__()
+        await state.checkpoint(n=1)
+
+    anyio.run(abandoned)
+    gc.collect()
+    drain()
+    assert airflow.users == {"n": 1}
+
+
+async def test_a_refresh_that_fails_forgets_no_key(make_state, airflow):
+    async with make_state(outage_timeout=0.3) as state:
+        await state.set("old", 1)
+        airflow.broken = OSError("away")
+        with pytest.raises(StoreUnavailableError):
+            await state.refresh()
+        airflow.broken = None
+        await state.set("new", 2)
+    async with make_state(attempt=2) as state:
+        assert await state.get_all() == {"old": 1, "new": 2}
 
 
 async def test_g8_outside_of_airflow_it_says_what_to_set_instead():
