@@ -22,7 +22,7 @@ from anyio import to_thread
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.listing import Lookout
 from async_task_state.settings import check_seconds, is_number
-from async_task_state.work import DIGEST_BYTES, SEGMENT_ITEMS
+from async_task_state.work import DIGEST_BYTES, SEGMENT_ITEMS, each_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -55,7 +55,7 @@ class Arrivals:
     def __init__(self, saved: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._segments = [b64decode(text) for key, text in sorted(saved.items()) if key.startswith(REPORTED)]
-        self._reported = {digest for segment in self._segments for digest in _split(segment)}
+        self._reported = {digest for segment in self._segments for digest in each_of(segment)}
         self._seen_at: dict[bytes, float] = {}
         self._gone_at: dict[bytes, float] = {}
         self._present = 0
@@ -99,14 +99,14 @@ class Arrivals:
             The keys of the state that change so, and their values.
         """
         added = b"".join(version.digest for version in versions)
-        self._reported.update(_split(added))
+        self._reported.update(each_of(added))
         gone = self._long_gone()
         if gone:
             self._reported -= gone
             kept = [
                 digest
                 for segment in [*self._segments, added]
-                for digest in _split(segment)
+                for digest in each_of(segment)
                 if digest not in gone
             ]
             return self._write(0, b"".join(kept))
@@ -253,7 +253,3 @@ def _text(moment: float | None) -> str | None:
     except (ValueError, OverflowError, OSError):
         # Of a file that says it is from a year that there is not.
         return None
-
-
-def _split(digests: bytes) -> list[bytes]:
-    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]

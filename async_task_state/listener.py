@@ -24,7 +24,7 @@ def on_task_instance_success(previous_state: object, task_instance: Any) -> None
     # In the task's own process: what a user marks as a success in the API server has not run there.
     if not type(task_instance).__module__.startswith("airflow.sdk.") or not load_settings().clear_on_success:
         return
-    from async_task_state.sync import clear_state_of  # noqa: PLC0415
+    from async_task_state.upkeep import clear_state_of  # noqa: PLC0415
 
     try:
         clear_state_of(task_instance)

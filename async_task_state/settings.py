@@ -121,6 +121,7 @@ def load_settings() -> Settings:
         SettingsError: An option is not of its type or out of range.
     """
     from airflow.configuration import AIRFLOW_HOME  # noqa: PLC0415 - takes a second, so only when asked
+    from airflow.exceptions import AirflowConfigException  # noqa: PLC0415 - as above
 
     from async_task_state.compat import config_with  # noqa: PLC0415 - as above
 
@@ -128,7 +129,10 @@ def load_settings() -> Settings:
     values: dict[str, Any] = {}
     for name, default in DEFAULTS.items():
         if isinstance(default, bool):
-            values[name] = _flag(name, conf.get(SECTION, name, fallback=str(default)))
+            try:
+                values[name] = conf.getboolean(SECTION, name, fallback=default)
+            except AirflowConfigException as error:
+                raise SettingsError(f"[{SECTION}] {name} must be true or false: {error}") from None
             continue
         text = conf.get(SECTION, name, fallback=str(default))
         try:
@@ -146,14 +150,6 @@ def load_settings() -> Settings:
     elif not dsn:
         dsn = f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
     return Settings(dsn=dsn, **values)
-
-
-def _flag(name: str, text: str) -> bool:
-    known = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-    value = known.get(text.strip().lower())
-    if value is None:
-        raise SettingsError(f"[{SECTION}] {name} must be true or false, not {text!r}")
-    return value
 
 
 def retention_seconds(retention: timedelta | None, default: float | None) -> float | None:

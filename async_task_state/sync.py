@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from async_task_state.errors import EventLoopRunningError, StateNotOpenError
-from async_task_state.scopes import TaskScope
-from async_task_state.state import AssetState, TaskState, asset_state, configured, task_state
+from async_task_state.state import AssetState, TaskState, asset_state, task_state
 
 if TYPE_CHECKING:
     import asyncio
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from async_task_state.pending import Stats
-    from async_task_state.scopes import AssetScope
+    from async_task_state.scopes import AssetScope, TaskScope
     from async_task_state.state import OnClear
     from async_task_state.stores import Store
     from async_task_state.work import Failure, WorkCounts, WorkSet, WorkSummary
@@ -297,24 +296,3 @@ def _refuse_running_loop() -> None:
     raise EventLoopRunningError(
         "an event loop runs in this thread, which a sync state would block: use `async with task_state()`"
     )
-
-
-def clear_state_of(task_instance: Any) -> None:
-    """Delete all that the task of an Airflow task instance has stored, in the store that is configured.
-
-    Raises:
-        AsyncTaskStateError: It could not be deleted.
-    """
-    import asyncio  # noqa: PLC0415 - loaded by now
-
-    from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio
-    from async_task_state.writer import Writer  # noqa: PLC0415
-
-    async def clear() -> None:
-        store, settings = configured(None)
-        writer = await writer_of(store, settings)
-        # What is in Airflow's own store is Airflow's to clear: [state_store] clear_on_success.
-        if isinstance(writer, Writer):
-            await writer.call(writer.store.clear, TaskScope.from_airflow(task_instance))
-
-    asyncio.run(clear())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from async_task_state.settings import Dsn
+from typing import Any
+
+from async_task_state.scopes import TaskScope
 from async_task_state.state import configured
 from async_task_state.stores import open_store
 
-__all__ = ["purge", "purge_sync"]
+__all__ = ["clear_state_of", "purge", "purge_sync"]
 
 
 async def purge(store: str | None = None) -> int:
@@ -45,10 +47,31 @@ def _purge(dsn: str, default_retention: float | None) -> int:
     import asyncio  # noqa: PLC0415 - loaded by now
 
     async def work() -> int:
-        store = open_store(Dsn(dsn), default_retention=default_retention)
+        store = open_store(dsn, default_retention=default_retention)
         try:
             return await store.purge()
         finally:
             await store.close()
 
     return asyncio.run(work())
+
+
+def clear_state_of(task_instance: Any) -> None:
+    """Delete all that the task of an Airflow task instance has stored, in the store that is configured.
+
+    Raises:
+        AsyncTaskStateError: It could not be deleted.
+    """
+    import asyncio  # noqa: PLC0415 - loaded by now
+
+    from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio
+    from async_task_state.writer import Writer  # noqa: PLC0415
+
+    async def clear() -> None:
+        store, settings = configured(None)
+        writer = await writer_of(store, settings)
+        # What is in Airflow's own store is Airflow's to clear: [state_store] clear_on_success.
+        if isinstance(writer, Writer):
+            await writer.call(writer.store.clear, TaskScope.from_airflow(task_instance))
+
+    asyncio.run(clear())

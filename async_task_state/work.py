@@ -307,7 +307,7 @@ class WorkSet:
                 self._failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**decode(text))
                 continue
             last = digests_in(text, self._name)
-            self._done.update(last[at : at + DIGEST_BYTES] for at in range(0, len(last), DIGEST_BYTES))
+            self._done.update(each_of(last))
             self._tail_number = int(key[len(self._segments) :])
         if len(last) < SEGMENT_ITEMS * DIGEST_BYTES:
             self._begin_tail(self._tail_number, last)
@@ -367,6 +367,11 @@ def digests_in(text: str, name: str) -> bytes:
     if segment[:1] != CODEC:
         raise StoreError(f"work set {name!r} was written by a newer version: upgrade async-task-state")
     return segment[1:]
+
+
+def each_of(digests: bytes) -> list[bytes]:
+    """Digests that are joined, one by one."""
+    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
 
 
 def digest_of(item: Any, key: Callable[[Any], object] = str) -> bytes:

@@ -27,7 +27,7 @@ from async_task_state.scopes import AssetScope, running_task
 from async_task_state.settings import NEVER_EXPIRE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Iterator
 
     from async_task_state.scopes import Scope
     from async_task_state.stores import Batch
@@ -58,59 +58,12 @@ class Channel(Protocol):
         """Remove every key."""
 
 
-class TaskChannel:
-    """The way of a task's process: Airflow's own blocking calls.
-
-    They block the event loop for the ten milliseconds that a request takes. A request that is awaited instead makes
-    every blocking call of Airflow's SDK fail that the task makes meanwhile, in any of its coroutines.
+class _AccessorChannel:
+    """A way through one of Airflow's accessors.
 
     Args:
-        accessor: Airflow's accessor of the task's or the asset's store.
+        accessor: Of the task's or the asset's store.
         expires: Whether it takes a retention; an asset's does not.
-    """
-
-    def __init__(self, accessor: Any, *, expires: bool = True) -> None:
-        self._accessor = accessor
-        self._expires = expires
-
-    async def get(self, key: str) -> Any:
-        """See `Channel`."""
-        return await self._call(self._accessor.get, key)
-
-    async def set(self, key: str, value: Any, retention: timedelta) -> None:
-        """See `Channel`."""
-        options = {"retention": retention} if self._expires else {}
-        await self._call(self._accessor.set, key, value, **options)
-
-    async def delete(self, key: str) -> None:
-        """See `Channel`."""
-        await self._call(self._accessor.delete, key)
-
-    async def clear(self) -> None:
-        """See `Channel`."""
-        await self._call(self._accessor.clear)
-
-    async def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415 - of Airflow 3.3
-
-        turn: Any = nullcontext()
-        while True:
-            async with turn:
-                try:
-                    with alarm_held():
-                        return method(*args, **options)
-                except DeadlockImminentError:
-                    # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue.
-                    turn = _queue()
-            await anyio.sleep(BUSY_SECONDS)
-
-
-class TriggererChannel:
-    """The way of a triggerer, where requests are awaited and answered in any order.
-
-    Args:
-        accessor: Airflow's accessor, whose methods begin with an `a`.
-        expires: Whether it takes a retention.
     """
 
     def __init__(self, accessor: Any, *, expires: bool) -> None:
@@ -119,20 +72,52 @@ class TriggererChannel:
 
     async def get(self, key: str) -> Any:
         """See `Channel`."""
-        return await self._accessor.aget(key)
+        return await self._call("get", key)
 
     async def set(self, key: str, value: Any, retention: timedelta) -> None:
         """See `Channel`."""
         options = {"retention": retention} if self._expires else {}
-        await self._accessor.aset(key, value, **options)
+        await self._call("set", key, value, **options)
 
     async def delete(self, key: str) -> None:
         """See `Channel`."""
-        await self._accessor.adelete(key)
+        await self._call("delete", key)
 
     async def clear(self) -> None:
         """See `Channel`."""
-        await self._accessor.aclear()
+        await self._call("clear")
+
+    async def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+
+class TaskChannel(_AccessorChannel):
+    """The way of a task's process: Airflow's own blocking calls.
+
+    They block the event loop for the ten milliseconds that a request takes. A request that is awaited instead makes
+    every blocking call of Airflow's SDK fail that the task makes meanwhile, in any of its coroutines.
+    """
+
+    async def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415 - of Airflow 3.3
+
+        turn: Any = nullcontext()
+        while True:
+            async with turn:
+                try:
+                    with alarm_held():
+                        return getattr(self._accessor, method)(*args, **options)
+                except DeadlockImminentError:
+                    # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue.
+                    turn = _queue()
+            await anyio.sleep(BUSY_SECONDS)
+
+
+class TriggererChannel(_AccessorChannel):
+    """The way of a triggerer, where requests are awaited and answered in any order."""
+
+    async def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        return await getattr(self._accessor, f"a{method}")(*args, **options)
 
 
 def _queue() -> Any:
@@ -196,7 +181,7 @@ def channel_for(scope: Scope) -> Channel:
         )
     from airflow.sdk import get_current_context  # noqa: PLC0415 - loaded by now
 
-    return TaskChannel(get_current_context()["task_state_store"])
+    return TaskChannel(get_current_context()["task_state_store"], expires=True)
 
 
 def trigger_channel(trigger: Any) -> Channel:
