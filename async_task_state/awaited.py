@@ -16,7 +16,13 @@ import anyio
 from async_task_state.errors import StaleWriterError, StoreUnavailableError
 from async_task_state.pending import Pending
 from async_task_state.stores import Lease, Snapshot
-from async_task_state.stores.airflow import BUSY_SECONDS, AirflowStore, alarm_held, channel_for
+from async_task_state.stores.airflow import (
+    BUSY_SECONDS,
+    AirflowStore,
+    alarm_held,
+    channel_for,
+    when_timed_out,
+)
 from async_task_state.waiting import Waiter, wake
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from async_task_state.settings import Settings
     from async_task_state.stores.airflow import Channel
 
-__all__ = ["AwaitedWriter"]
+__all__ = ["AwaitedWriter", "drain"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +43,12 @@ LAST_RETRY_SECONDS: Final = 5.0
 
 _unsaved: Final[set[AwaitedWriter]] = set()
 """Those that `drain` is for: where a loop was abandoned nobody else holds them."""
+
+
+def drain() -> None:
+    """Save what abandoned event loops left."""
+    for writer in list(_unsaved):
+        writer.drain()
 
 
 class AwaitedWriter:
@@ -54,7 +66,7 @@ class AwaitedWriter:
         self._channel = channel
         self._airflow: AirflowStore
         self._pending: Pending | None = None
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._away_since: float | None = None
         self._away_because = ""
         self._failed = False
@@ -81,6 +93,7 @@ class AwaitedWriter:
             StoreUnavailableError: It has not answered for `outage_timeout`.
         """
         snapshot = await self.call(self.read, scope)
+        when_timed_out(drain)
         lease = Lease(scope, 0, 1 if attempt is None else attempt, 0)
         self._pending = Pending(self, lease, snapshot.entries, max_delay * FLUSH_AT)
         return self._pending
@@ -144,51 +157,50 @@ class AwaitedWriter:
         await waiter.wait()
 
     def drain(self) -> None:
-        """Save what is left when the process ends, its event loop abandoned: at most `exit_timeout`."""
+        """Save what an event loop left that was abandoned: at most `exit_timeout`; log what is not saved."""
         pending = self._pending
         if pending is None or not pending.unsettled:
             return
+        left = pending.unsaved()
 
         async def save() -> None:
             with anyio.move_on_after(self._settings.exit_timeout):
                 while pending.unsettled:
-                    self._turn = anyio.Lock()
+                    self._turn = anyio.Lock(fast_acquire=True)
                     await self.save_due(pending)
                     await anyio.sleep(BUSY_SECONDS)
 
         pending.due = self._not_before = 0.0
-        pending.put_back()
         anyio.run(save)
-        if pending.unsettled:
-            log.error("not saved when the process ended: %s (%s)", pending.unsaved(), self._away_because)
+        if pending.unsettled or pending.error is not None:
+            log.error("not saved when the task ended: %s (%s)", left, self._away_because)
 
     async def _save(self, pending: Pending) -> None:
-        # No batch may be lost half way out, or be back only in part.
-        with alarm_held():
-            flight = pending.take()
-        waiters: list[Waiter] = []
         # Whoever is cancelled, the flush is everybody's.
         with anyio.CancelScope(shield=True):
+            # No batch may be lost half way out or half way back; an alarm may have cut the last flush short.
+            with alarm_held():
+                pending.put_back()
+                flight = pending.take()
             try:
                 await self._airflow.commit(flight.batch)
-            except StaleWriterError:
-                waiters = pending.settle(fenced=True)
+            except StaleWriterError as error:
+                self._away_because = str(error)
+                self._settle(pending, fenced=True)
             except StoreUnavailableError as error:
                 pending.put_back()
-                waiters = self._away(pending, error)
-            except BaseException:
-                with alarm_held():
-                    pending.put_back()
-                raise
+                wake(self._away(pending, error))
             else:
-                with alarm_held():
-                    waiters = pending.settle(fenced=False)
-                self._retry_after = FIRST_RETRY_SECONDS
-                self._not_before = 0.0
-                self._away_since, self._failed = None, False
-        if not pending.unsettled:
-            _unsaved.discard(self)
-        wake(waiters)
+                self._settle(pending, fenced=False)
+
+    def _settle(self, pending: Pending, *, fenced: bool) -> None:
+        with alarm_held():
+            wake(pending.settle(fenced=fenced))
+            self._retry_after = FIRST_RETRY_SECONDS
+            self._not_before = 0.0
+            self._away_since, self._failed = None, False
+            if not pending.unsettled:
+                _unsaved.discard(self)
 
     def _away(self, pending: Pending, error: StoreUnavailableError) -> list[Waiter]:
         now = time.monotonic()

@@ -7,6 +7,7 @@ own: the names of all keys, and the text of the small ones that are nobody's bus
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,12 +28,12 @@ from async_task_state.scopes import AssetScope, running_task
 from async_task_state.settings import NEVER_EXPIRE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from async_task_state.scopes import Scope
     from async_task_state.stores import Batch
 
-__all__ = ["DSN", "AirflowStore", "Channel", "alarm_held", "channel_for", "trigger_channel"]
+__all__ = ["DSN", "AirflowStore", "Channel", "alarm_held", "channel_for", "trigger_channel", "when_timed_out"]
 
 DSN: Final = "airflow:"
 INDEX: Final = f"{RESERVED_PREFIX}index"
@@ -141,6 +142,37 @@ def alarm_held() -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
         if held:
             signal.raise_signal(signal.SIGALRM)
+
+
+def when_timed_out(save: Callable[[], None]) -> None:
+    """Have `save` called if the running task times out, once its event loop is abandoned.
+
+    To Airflow a retry is another task instance, and the one that timed out is unknown, as soon as it has been told of
+    the timeout: `before_stopping` of its listeners comes after that, and `on_kill` of the task before it.
+    """
+    if running_task() is None:
+        return
+    from airflow.sdk import get_current_context  # noqa: PLC0415 - loaded by now
+
+    task = get_current_context()["task"]
+    if not isinstance(task.on_kill, _SaveFirst):
+        task.on_kill = _SaveFirst(save, task.on_kill)
+
+
+@dataclass(frozen=True, slots=True)
+class _SaveFirst:
+    """A task's `on_kill`, before which what is left is saved if the task has timed out."""
+
+    save: Callable[[], None]
+    on_kill: Callable[[], None]
+
+    def __call__(self) -> None:
+        from airflow.sdk.exceptions import AirflowTaskTimeout  # noqa: PLC0415 - loaded by now
+
+        # A signal may have come in the middle of a request; a timeout has left it.
+        if isinstance(sys.exc_info()[1], AirflowTaskTimeout):
+            self.save()
+        self.on_kill()
 
 
 def channel_for(scope: Scope) -> Channel:

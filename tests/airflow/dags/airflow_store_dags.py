@@ -133,8 +133,8 @@ with DAG("airflow_store_accessor", schedule=None):
     accessor()
 
 with DAG("airflow_store_times_out", schedule=None):
-    # What is left is saved when the process ends, and nothing fences it: the next attempt is to come after that.
-    @task(retries=1, retry_delay=timedelta(seconds=5), execution_timeout=timedelta(seconds=3))
+    # Half a second after a flush.
+    @task(retries=1, retry_delay=SOON, execution_timeout=timedelta(seconds=2.5))
     async def timing_out():
         given = conf()
         async with task_state(store=STORE) as state:
