@@ -189,15 +189,16 @@ class PostgresStore:
     ) -> tuple[bool, bool]:
         """Write batches if all of their leases are held; whether they are, and whether a scope needs a touch."""
         rows = Rows.of(part)
-        if rows.are_upserts and len(part) == 1:
+        if rows.are_one_upsert and len(part) == 1:
             lease = part[0].lease
-            own = (lease.scope_id, lease.attempt, lease.epoch, self._retry)
-            found = await self._all(db, self._sql.save_one, *own, *rows.arguments())
-            answer = found[0] if found else (False, False)
+            fence = (lease.scope_id, lease.attempt, lease.epoch, self._retry)
+            row = (rows.keys[0], rows.values[0], rows.kept[0])
+            found = await self._all(db, self._sql.save_row, *fence, *row)
+            answer = (bool(found), bool(found) and found[0][0])
         elif rows.are_upserts:
-            fence = (array_of(ids), array_of(numbers), self._retry)
             own_ids = None if rows.ids == ids else array_of(rows.ids)
-            [answer] = await self._all(db, self._sql.save, *fence, own_ids, *rows.arguments())
+            leases = (array_of(ids), array_of(numbers), self._retry)
+            [answer] = await self._all(db, self._sql.save, *leases, own_ids, *rows.arguments())
         else:
             async with _transaction(db):
                 answer = await db.fetchrow(self._sql.fence, array_of(ids), array_of(numbers), self._retry)

@@ -62,12 +62,6 @@ WITH sent AS MATERIALIZED (
         AND array_agg(id) = (SELECT ids FROM sent) AND array_agg(lease) = (SELECT leases FROM sent), false) AS all_held
     FROM locked
 )"""
-# The same for one scope.
-_FENCE_ONE: Final = f"""
-WITH good AS MATERIALIZED (
-    SELECT touched_at < now() - {TOUCH} AS untouched, true AS all_held FROM {{schema}}.scope
-    WHERE id = $1 AND attempt = $2 AND epoch = $3 AND retry <= $4 FOR KEY SHARE
-)"""
 _ANSWER: Final = "SELECT all_held, untouched FROM good"
 
 
@@ -81,32 +75,44 @@ _MAKE: Final = (
 )
 
 
+# An expiry moves in steps of a hundredth of the retention, for a row whose indexed column changed is not updated in place.
+_EXPIRY: Final = """CASE WHEN {kept} < 'inf' THEN
+    to_timestamp(ceil(({now} + {kept}) / ({kept} / 100)) * ({kept} / 100)) END"""
+_INSERT: Final = "INSERT INTO {schema}.entry (scope_id, key, value, updated_at, expires_at)"
+_ON_CONFLICT: Final = """ON CONFLICT (scope_id, key) DO UPDATE
+SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"""
+
+
 def _upsert(ids: str, first: int, where: str = "") -> str:
     """The upsert of columns of rows, each a text: parameters from `first` on.
 
-    They are keys, values, the common retention, other retentions, and the mark between keys and between values. An
-    expiry moves in steps of a hundredth of the retention, for a row whose indexed column changed is not updated in
-    place. A row's retention is the common one where the array of others is too short to have it.
+    They are keys, values, the common retention, other retentions, and the mark between keys and between values. A
+    row's retention is the common one where the array of others is too short to have it.
 
     Args:
-        ids: An array of the rows' scopes, or the one scope of all.
+        ids: An array of the rows' scopes.
         first: The number of the first of the parameters.
         where: Whether to do it.
     """
     keys, values, kept, others, mark = (f"${number}" for number in range(first, first + 5))
-    columns = f"string_to_array({keys}, {mark}), string_to_array({values}, {mark}), {others}::text::float8[]"
-    rows = f"unnest({columns}) AS rows (key, value, other)"
-    if ids.endswith("[]"):
-        rows, ids = f"unnest({ids}, {columns}) AS rows (id, key, value, other)", "id"
     return f"""
-INSERT INTO {{schema}}.entry (scope_id, key, value, updated_at, expires_at)
-SELECT c.id, c.key, c.value, now(), CASE WHEN c.kept < 'inf' THEN
-    to_timestamp(ceil((moment.now + c.kept) / (c.kept / 100)) * (c.kept / 100)) END
+{_INSERT}
+SELECT c.id, c.key, c.value, now(), {_EXPIRY.format(kept="c.kept", now="moment.now")}
 FROM (SELECT date_part('epoch', now()) AS now) AS moment,
-    (SELECT {ids} AS id, key, value, coalesce(other, {kept}::float8) AS kept FROM {rows}) AS c
+    (SELECT id, key, value, coalesce(other, {kept}::float8) AS kept FROM unnest({ids},
+        string_to_array({keys}, {mark}), string_to_array({values}, {mark}), {others}::text::float8[])
+        AS rows (id, key, value, other)) AS c
 {where}
-ON CONFLICT (scope_id, key) DO UPDATE
-SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"""
+{_ON_CONFLICT}"""
+
+
+# One row of one scope, with the fence: half the time of the general one. No answer where the lease is not held.
+_SAVE_ROW: Final = f"""
+{_INSERT}
+SELECT id, $5::text, $6::text, now(), {_EXPIRY.format(kept="$7::float8", now="date_part('epoch', now())")}
+FROM {{schema}}.scope WHERE id = $1 AND attempt = $2 AND epoch = $3 AND retry <= $4 FOR KEY SHARE
+{_ON_CONFLICT}
+RETURNING (SELECT touched_at < now() - {TOUCH} FROM {{schema}}.scope WHERE id = $1)"""
 
 
 class Statements:
@@ -124,7 +130,7 @@ class Statements:
         if_held = "WHERE (SELECT all_held FROM good)"
         ids = "coalesce($4::text::bigint[], (SELECT ids FROM sent))::bigint[]"
         self.save = sql(f"{_FENCE}, saved AS ({_upsert(ids, 5, if_held)}) {_ANSWER}")
-        self.save_one = sql(f"{_FENCE_ONE}, saved AS ({_upsert('$1::bigint', 5, if_held)}) {_ANSWER}")
+        self.save_row = sql(_SAVE_ROW)
         self.upsert = sql(_upsert("$1::text::bigint[]", 2))
         self.clear = sql("DELETE FROM {schema}.entry WHERE scope_id = ANY($1::text::bigint[])")
         self.delete = sql(
@@ -244,6 +250,11 @@ class Rows:
     def are_upserts(self) -> bool:
         """Whether one upsert does it all."""
         return not self.cleared and not self.gone_ids and len(self.ids) <= ROWS_A_STATEMENT
+
+    @property
+    def are_one_upsert(self) -> bool:
+        """Whether there is one row to upsert, and nothing else to do."""
+        return len(self.ids) == 1 and not self.cleared and not self.gone_ids
 
     def arguments(self, start: int = 0) -> tuple[str, str, float, str, str]:
         """What the upsert of 1,000 rows takes, after the ids: no other retentions where all are alike."""
