@@ -154,7 +154,7 @@ def when_timed_out(save: Callable[[], None]) -> None:
         return
     from airflow.sdk import get_current_context  # noqa: PLC0415 - loaded by now
 
-    task = get_current_context()["task"]
+    task: Any = get_current_context()["task"]
     if not isinstance(task.on_kill, _SaveFirst):
         task.on_kill = _SaveFirst(save, task.on_kill)
 

@@ -31,12 +31,19 @@ QUICK = [
 REAL = [
     "tests/airflow/test_real_files.py::test_g3_a_killed_worker_goes_on_with_the_files_that_are_left",
     "tests/airflow/test_real_files.py::test_g3_a_killed_triggerer_goes_on_with_the_files_that_are_left",
+    "tests/airflow/test_real_jobs.py::test_a_failed_job_is_submitted_anew_by_the_retry",
+    "tests/airflow/test_real_jobs.py::test_g1_a_triggerer_that_is_killed_while_it_polls_costs_no_second_job",
+    "tests/airflow/test_real_jobs.py::test_g1_a_worker_that_is_killed_between_submit_and_poll_costs_no_second_job",
+    "tests/airflow/test_real_lifecycle.py::test_a_retry_resumes_and_a_clear_starts_over[lifecycle_deferred]",
+    "tests/airflow/test_real_new_files.py::test_every_file_is_in_exactly_one_event_though_triggerers_die",
     "tests/airflow/test_real_settings.py::test_airflow_lists_the_provider_and_its_plugin",
 ]
 KILLED_TASK = "tests/airflow/test_real_tasks.py::test_g2_a_killed_task_resumes_in_its_retry"
 OPTIONS = [
     "-p",
     "no:cacheprovider",
+    "--deaths",
+    "1",
     # What an older Airflow is warned of by newer libraries is not ours to mend.
     "-W",
     "ignore",
