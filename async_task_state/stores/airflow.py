@@ -39,6 +39,7 @@ DSN: Final = "airflow:"
 INDEX: Final = f"{RESERVED_PREFIX}index"
 SMALL_CHARS: Final = 32
 BUSY_SECONDS: Final = 0.001
+LONGEST_BUSY_SECONDS: Final = 2.0
 HTTP_NOT_FOUND: Final = 404
 
 
@@ -103,15 +104,20 @@ class TaskChannel(_AccessorChannel):
         from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415 - of Airflow 3.3
 
         turn: Any = nullcontext()
-        while True:
-            async with turn:
-                try:
-                    with alarm_held():
-                        return getattr(self._accessor, method)(*args, **options)
-                except DeadlockImminentError:
-                    # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue.
-                    turn = _queue()
-            await anyio.sleep(BUSY_SECONDS)
+        with anyio.move_on_after(LONGEST_BUSY_SECONDS):
+            while True:
+                async with turn:
+                    try:
+                        with alarm_held():
+                            return getattr(self._accessor, method)(*args, **options)
+                    except DeadlockImminentError:
+                        # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue.
+                        turn = _queue()
+                await anyio.sleep(BUSY_SECONDS)
+        # One that was cancelled half way may have left Airflow's lock taken, for good.
+        raise StoreUnavailableError(
+            f"a request to Airflow that the task awaits itself has been under way for {LONGEST_BUSY_SECONDS:g} s"
+        )
 
 
 class TriggererChannel(_AccessorChannel):

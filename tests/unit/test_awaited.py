@@ -26,6 +26,7 @@ from async_task_state import (
     TaskState,
 )
 from async_task_state.lifetime import drain
+from async_task_state.stores import airflow as airflow_store
 
 pytestmark = pytest.mark.anyio
 
@@ -277,6 +278,33 @@ async def test_g6_leaving_by_cancellation_saves(make_state, airflow):
             await state.checkpoint(n=1)
             await anyio.sleep(60)
     assert airflow.users == {"n": 1}
+
+
+@pytest.mark.usefixtures("_airflow_imported")
+async def test_g6_leaving_has_an_end_though_a_request_of_the_task_never_has(monkeypatch):
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
+    from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415
+
+    def set_(*_, **__):
+        raise DeadlockImminentError
+
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(), raising=False)
+    monkeypatch.setattr(airflow_store, "LONGEST_BUSY_SECONDS", 0.05)
+    accessor = SimpleNamespace(get=lambda _: None, set=set_)
+    channel = airflow_store.TaskChannel(accessor, expires=True)
+    state = TaskState(
+        SCOPE,
+        attempt=1,
+        store=channel,
+        settings=Settings(dsn="airflow:", exit_timeout=0.3),
+        max_delay=NOT_SOON,
+    )
+    await state.__aenter__()
+    await state.checkpoint(n=1)
+    with anyio.fail_after(10), pytest.raises(StoreUnavailableError, match=r"exit_timeout = 0.3 s.*'n'"):
+        await state.__aexit__(None, None, None)
+    accessor.set = lambda *_, **__: None
+    assert await state.is_current()
 
 
 async def test_those_who_wait_at_once_share_a_request(make_state, airflow):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import itertools
 import logging
 import signal
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -68,8 +70,12 @@ class Countdown:
 @pytest.fixture
 def alarms():
     handler = signal.signal(signal.SIGALRM, raise_alarm)
-    yield
-    sys.setprofile(None)
+    with warnings.catch_warnings():
+        # One that was called, and then came the alarm.
+        warnings.filterwarnings("ignore", "coroutine 'Airflow.* was never awaited", RuntimeWarning)
+        yield
+        sys.setprofile(None)
+        gc.collect()
     signal.signal(signal.SIGALRM, handler)
 
 
@@ -87,8 +93,6 @@ async def author(airflow, points, recorded):
         sys.setprofile(None)
 
 
-# One that was called, and then came the alarm.
-@pytest.mark.filterwarnings("ignore:.*coroutine object Airflow:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("alarms")
 def test_g6_nothing_is_lost_and_nobody_waits_for_ever_whenever_the_alarm_comes():
     for points in itertools.count():
