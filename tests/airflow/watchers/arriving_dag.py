@@ -6,9 +6,16 @@ import os
 
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
+from async_task_state.compat import NAMES_WATCHED_ASSETS
 from async_task_state.triggers import NewFilesTrigger
 
-trigger = NewFilesTrigger(f"{os.environ['AIRFLOW_HOME']}/arriving", poll_interval=0.2, settle=0.2, sample=100)
+trigger = NewFilesTrigger(
+    f"{os.environ['AIRFLOW_HOME']}/arriving",
+    asset=None if NAMES_WATCHED_ASSETS else "arriving",
+    poll_interval=0.2,
+    settle=0.2,
+    sample=100,
+)
 arriving = Asset("arriving", watchers=[AssetWatcher(name="new_files", trigger=trigger)])
 
 with DAG("arriving", schedule=arriving & Asset("never")):
