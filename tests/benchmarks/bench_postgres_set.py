@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
+from anyio.from_thread import BlockingPortalProvider
 from bench_measure import Line, Plan, state_at
 from bench_postgres import BARE_CONFLICT, BARE_TABLE, NOTE, check_settings, medians_in_turn, server
 from bench_set import STATES, rate_at_once, set_rate, sets_rate
@@ -19,6 +20,8 @@ from async_task_state.lifetime import shutdown, writer_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from anyio.from_thread import BlockingPortal
 
 AT_ONCE = 20
 POOL = 20
@@ -30,30 +33,39 @@ def one_set(plan: Plan) -> list[Line]:
     with server() as postgres:
         measured = asyncio.run(one_rates(postgres.dsn(), plan.repeat, plan.scaled(100)))
         shutdown()
+    ours, bare, elsewhere = (list(rates) for rates in zip(*measured, strict=True))
+    what = "PostgreSQL, one state awaiting set each time"
     return [
-        Line(
-            "PostgreSQL, one state awaiting set each time",
-            "sets/s",
-            [ours for ours, _ in measured],
-            0.7,
-            ">=",
-            "asyncpg: prepared upsert",
-            [bare for _, bare in measured],
-            "ratio",
-            NOTE,
-        )
+        Line(what, "sets/s", ours, 0.7, ">=", "asyncpg: prepared upsert", bare, "ratio", NOTE),
+        Line(what, "sets/s", ours, None, "", "the same upsert on another thread's loop", elsewhere, "ratio"),
     ]
 
 
-async def one_rates(dsn: str, repeat: int, rounds: int) -> list[tuple[float, float]]:
-    """Ours and bare ones a second; a few of each in turn."""
-    db = await asyncpg.connect(dsn)
+async def one_rates(dsn: str, repeat: int, rounds: int) -> list[tuple[float, ...]]:
+    """Ours, bare ones, and bare ones on another thread's loop, a second; a few of each in turn."""
+    with BlockingPortalProvider() as thread:
+        return await one_rates_beside(thread, dsn, repeat, rounds)
+
+
+async def one_rates_beside(
+    thread: BlockingPortal, dsn: str, repeat: int, rounds: int
+) -> list[tuple[float, ...]]:
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(dsn)
+
+    db = await connect()
     await db.execute(BARE_TABLE)
     upsert = await db.prepare(UPSERT)
+    other = await asyncio.wrap_future(thread.start_task_soon(connect))
 
     async def bare(number: int) -> None:
         for i in range(AT_ONCE):
             await upsert.fetch(1, "n", str(number * AT_ONCE + i))
+
+    async def elsewhere(number: int) -> None:
+        for i in range(AT_ONCE):
+            value = str(number * AT_ONCE + i)
+            await asyncio.wrap_future(thread.start_task_soon(other.fetch, UPSERT, 1, "n", value))
 
     async def ours(number: int) -> None:
         for i in range(AT_ONCE):
@@ -64,9 +76,10 @@ async def one_rates(dsn: str, repeat: int, rounds: int) -> list[tuple[float, flo
         writer = writer_for(state._store, state._settings)
         await writer.call(check_settings, writer.store._db.fetchval)
         for _ in range(repeat):
-            seconds = await medians_in_turn(rounds, ours, bare)
-            measured.append((AT_ONCE / seconds[0], AT_ONCE / seconds[1]))
+            seconds = await medians_in_turn(rounds, ours, bare, elsewhere)
+            measured.append(tuple(AT_ONCE / one for one in seconds))
     await db.close()
+    await asyncio.wrap_future(thread.start_task_soon(other.close))
     return measured
 
 
