@@ -39,7 +39,8 @@ DSN: Final = "airflow:"
 INDEX: Final = f"{RESERVED_PREFIX}index"
 SMALL_CHARS: Final = 32
 BUSY_SECONDS: Final = 0.001
-LONGEST_BUSY_SECONDS: Final = 2.0
+PATIENCE_SECONDS: Final = 5.0
+"""How long a request may take before the store counts as away: some never end."""
 HTTP_NOT_FOUND: Final = 404
 
 
@@ -104,7 +105,7 @@ class TaskChannel(_AccessorChannel):
         from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415 - of Airflow 3.3
 
         turn: Any = nullcontext()
-        with anyio.move_on_after(LONGEST_BUSY_SECONDS):
+        with anyio.move_on_after(PATIENCE_SECONDS):
             while True:
                 async with turn:
                     try:
@@ -116,7 +117,7 @@ class TaskChannel(_AccessorChannel):
                 await anyio.sleep(BUSY_SECONDS)
         # One that was cancelled half way may have left Airflow's lock taken, for good.
         raise StoreUnavailableError(
-            f"a request to Airflow that the task awaits itself has been under way for {LONGEST_BUSY_SECONDS:g} s"
+            f"a request to Airflow that the task awaits itself has been under way for {PATIENCE_SECONDS:g} s"
         )
 
 
@@ -124,7 +125,10 @@ class TriggererChannel(_AccessorChannel):
     """The way of a triggerer, where requests are awaited and answered in any order."""
 
     async def _call(self, method: str, *args: Any, **options: Any) -> Any:
-        return await getattr(self._accessor, f"a{method}")(*args, **options)
+        with anyio.move_on_after(PATIENCE_SECONDS):
+            return await getattr(self._accessor, f"a{method}")(*args, **options)
+        # A triggerer that ends has nobody left who reads the answers.
+        raise StoreUnavailableError(f"Airflow has not answered the triggerer for {PATIENCE_SECONDS:g} s")
 
 
 def _queue() -> Any:

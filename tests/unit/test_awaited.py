@@ -281,29 +281,30 @@ async def test_g6_leaving_by_cancellation_saves(make_state, airflow):
 
 
 @pytest.mark.usefixtures("_airflow_imported")
-async def test_g6_leaving_has_an_end_though_a_request_of_the_task_never_has(monkeypatch):
+@pytest.mark.parametrize("way", [airflow_store.TaskChannel, airflow_store.TriggererChannel])
+async def test_g6_leaving_has_an_end_though_a_request_never_has(monkeypatch, way):
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
     from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415
 
-    def set_(*_, **__):
+    def busy(*_, **__):
         raise DeadlockImminentError
 
+    async def answer(*_, **__):
+        """Nothing is there."""
+
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(), raising=False)
-    monkeypatch.setattr(airflow_store, "LONGEST_BUSY_SECONDS", 0.05)
-    accessor = SimpleNamespace(get=lambda _: None, set=set_)
-    channel = airflow_store.TaskChannel(accessor, expires=True)
+    monkeypatch.setattr(airflow_store, "PATIENCE_SECONDS", 0.05)
+    never = anyio.Event()
+    accessor = SimpleNamespace(get=lambda _: None, set=busy, aget=answer, aset=lambda *_, **__: never.wait())
+    settings = Settings(dsn="airflow:", exit_timeout=0.3)
     state = TaskState(
-        SCOPE,
-        attempt=1,
-        store=channel,
-        settings=Settings(dsn="airflow:", exit_timeout=0.3),
-        max_delay=NOT_SOON,
+        SCOPE, attempt=1, store=way(accessor, expires=True), settings=settings, max_delay=NOT_SOON
     )
     await state.__aenter__()
     await state.checkpoint(n=1)
     with anyio.fail_after(10), pytest.raises(StoreUnavailableError, match=r"exit_timeout = 0.3 s.*'n'"):
         await state.__aexit__(None, None, None)
-    accessor.set = lambda *_, **__: None
+    accessor.set, accessor.aset = lambda *_, **__: None, answer
     assert await state.is_current()
 
 
