@@ -371,9 +371,11 @@ class State:
         if not isinstance(self._writer, AwaitedWriter) or (self._pending and self._pending.changes(key)):
             return None
         text = await self._writer.look(key)
-        if text is not None:
-            self._values()[key] = text
-        return text
+        values = self._values()
+        # What was recorded while Airflow was asked is newer.
+        if text is not None and not (self._pending and self._pending.changes(key)):
+            values.setdefault(key, text)
+        return values.get(key)
 
     def _entered(self) -> None:
         if self._pending is None and not (self._read_only and self._depth):

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import anyio
 
-from async_task_state.errors import AsyncTaskStateError, InvalidArgumentError
+from async_task_state.errors import AsyncTaskStateError, InvalidArgumentError, JobCallError
 from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
 
@@ -102,14 +102,16 @@ class JobWork(JobDefinition):
         }
 
     async def cancel_job(self, state: TaskState) -> None:
-        """Cancel the job if it has not ended, and remember that."""
+        """Cancel the job if it has not ended, and remember that: this attempt submits none any more."""
         async with self.open() as calls:
             await self._cancel_earlier(calls, state)
-            job = await state.get(JOB)
+            job = await state.get(JOB, {})
             if is_unfinished(job):
                 job = await self._cancel(calls, job)
-                cancelled = {"state": CANCELLED, "status": "cancelled by a user", "attempt": state.attempt}
-                await _remember(state, {**job, **cancelled})
+            elif has_ended(job, state.attempt):
+                return
+            cancelled = {"state": CANCELLED, "status": "cancelled by a user", "attempt": state.attempt}
+            await _remember(state, {**job, **cancelled})
 
     async def _job(self, calls: JobCalls, state: TaskState) -> dict[str, Any]:
         """The job that is there, or a new one if there is none or an earlier attempt's has failed."""
@@ -229,7 +231,14 @@ def is_users_kill(state: str | None, *, doubtful: bool) -> bool:
 
 def is_unfinished(job: Mapping[str, Any] | None) -> bool:
     """Whether there is a job that may be running."""
-    return job is not None and job["state"] in (SUBMITTING, RUNNING)
+    return job is not None and job.get("state") in (SUBMITTING, RUNNING)
+
+
+def has_ended(job: Mapping[str, Any], attempt: int) -> bool:
+    """Whether there is a job that has ended and of which this attempt submits no other."""
+    return bool(job) and (
+        job["state"] == SUCCEEDED or (job["state"] in (FAILED, CANCELLED) and job["attempt"] == attempt)
+    )
 
 
 def _unfinished_jobs(values: dict[str, Any]) -> dict[str, Any]:
@@ -284,4 +293,6 @@ async def _even_if_cancelled(call: Callable[[], Awaitable[T]]) -> T:
             raise
     for error in errors:
         raise error
+    if not answers:
+        raise JobCallError("submit was cancelled from within, and returned nothing")
     return answers[0]

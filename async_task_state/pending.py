@@ -146,8 +146,10 @@ class Pending:
         """Raise what keeps this holder from writing, if anything does."""
         if self.error is not None:
             raise type(self.error)(*self.error.args)
-        if self._writer.trouble is not None:
-            raise self._writer.trouble(self)
+        # Once: the writer's thread may take it back meanwhile.
+        trouble = self._writer.trouble
+        if trouble is not None:
+            raise trouble(self)
 
     @property
     def full(self) -> bool:

@@ -26,7 +26,7 @@ with DAG("example_new_files", schedule=arrivals):
 
     @task
     def load(triggering_asset_events: Any = None) -> dict[str, int]:
-        """Count the lines of the files that have arrived."""
+        """Count the files that have arrived, and the lines of those that their events name, `sample` each at most."""
         # By id, for an event may come twice; a run may be about several.
         events = {
             event.extra["payload"]["event_id"]: event.extra["payload"]

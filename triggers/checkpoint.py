@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.triggers.base import BaseTrigger
 
 from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
+from async_task_state.instances import state_in_airflow
 from async_task_state.scopes import RunningTask, TaskScope, running_task
 from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
@@ -150,8 +151,17 @@ class CheckpointTrigger(BaseTrigger):
         except StateNotOpenError:
             self.log.warning("killed while its state was being opened: on_user_kill is not called")
             return
+        # Where it was moved nobody may have taken over yet.
+        task_state = await state_in_airflow(state.scope)
+        if not self._is_users_kill(task_state):
+            self.log.info("on_user_kill is not called: the task is %s in Airflow", task_state)
+            return
         async with state:
             await self.on_user_kill(state)
+
+    def _is_users_kill(self, task_state: str | None) -> bool:
+        """Whether a kill is a user's, by Airflow's state of the task; None if it does not answer."""
+        return task_state != "deferred"
 
     async def _events(self, state: TaskState) -> AsyncGenerator[TriggerEvent, None]:
         async with aclosing(self.run_with_state(state)) as events:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import TriggerEvent
 
 from async_task_state.errors import InvalidArgumentError
-from async_task_state.instances import state_in_airflow
 from async_task_state.job_calls import CALLS
 from async_task_state.jobs import JobWork, after_clear, is_users_kill
 from async_task_state.triggers.checkpoint import CheckpointTrigger
@@ -98,9 +97,9 @@ class RemoteJobTrigger(CheckpointTrigger):
         yield TriggerEvent(await self._work.run(state))
 
     async def on_user_kill(self, state: TaskState) -> None:
-        """Cancel the job, unless Airflow says that the task has only moved, or a clear is to resume it."""
-        task_state = await state_in_airflow(state.scope)
-        if is_users_kill(task_state, doubtful=True):
-            await self._work.cancel_job(state)
-        else:
-            self.log.info("the job goes on: the task is %s in Airflow", task_state)
+        """Cancel the job."""
+        await self._work.cancel_job(state)
+
+    def _is_users_kill(self, task_state: str | None) -> bool:
+        # A clear may be one that resumes the job.
+        return is_users_kill(task_state, doubtful=True)

@@ -286,6 +286,9 @@ class AirflowStore:
         if batch.cleared:
             await self._asked(self.channel.clear())
             self.index = {}
+        elif isinstance(self.scope, AssetScope):
+            # Others save beside: watchers, and tasks.
+            self.index = await self._asked(self.channel.get(INDEX)) or {}
         kept = dict(self.index)
         for key, (text, _) in batch.changes.items():
             kept.pop(key, None)

@@ -167,6 +167,37 @@ async def test_what_airflows_accessor_wrote_is_found(make_state, airflow):
     assert airflow.users == {}
 
 
+async def test_what_is_recorded_while_airflow_is_asked_for_the_key_is_newer(make_state, airflow):
+    airflow.values["n"] = 1
+    async with make_state(max_delay=NOT_SOON) as state:
+        async with anyio.create_task_group() as group:
+            group.start_soon(state.get, "n")
+            await anyio.lowlevel.checkpoint()
+            await state.checkpoint(n=5)
+        assert await state.get("n") == 5
+    assert airflow.users == {"n": 5}
+
+
+async def test_two_who_save_to_one_asset_keep_each_others_keys(airflow):
+    settings = Settings(dsn="airflow:")
+
+    def state():
+        return AssetState(AssetScope("orders"), store=airflow, settings=settings)
+
+    one, other = state(), state()
+    await one.__aenter__()
+    await other.__aenter__()
+    await one.set("one", 1)
+    await other.set("other", 2)
+    await one.work("files").done("a")
+    await one.__aexit__(None, None, None)
+    await other.set("other", 3)
+    await other.__aexit__(None, None, None)
+    async with state() as later:
+        assert await later.get_all() == {"one": 1, "other": 3}
+        assert later.work("files").is_done("a")
+
+
 async def test_what_is_recorded_is_not_looked_for(make_state, airflow):
     airflow.values["n"] = 5
     async with make_state(max_delay=NOT_SOON) as state:

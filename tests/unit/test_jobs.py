@@ -353,12 +353,21 @@ async def test_a_cancelled_job_is_remembered_and_the_next_attempt_submits_anew(o
 
 @pytest.mark.anyio
 async def test_nothing_is_cancelled_where_nothing_runs(opened, run):
-    async with opened() as state:
-        await work_of().cancel_job(state)
     await run()
     async with opened() as state:
         await work_of().cancel_job(state)
+    assert (await run())["status"] == "success"
     assert service.count("cancel") == 0
+
+
+@pytest.mark.anyio
+async def test_g4_an_attempt_that_is_cancelled_before_it_submits_does_not_submit(opened, run):
+    async with opened() as state:
+        await work_of().cancel_job(state)
+    outcome = await run()
+    assert (outcome["status"], outcome["job_status"]) == ("failed", "cancelled by a user")
+    assert service.count("submit") == 0
+    assert (await run(attempt=2))["status"] == "success"
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,15 @@ async def test_g6_a_shutdown_loses_nothing_and_does_not_call_the_kill_hook():
     assert killed == []
 
 
+async def test_g4_a_trigger_that_was_moved_to_nobody_yet_is_not_killed_by_a_user(monkeypatch):
+    async def deferred(scope):
+        return "deferred"
+
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", deferred)
+    await run_trigger(Count(), stop="user_kill", when=at(7))
+    assert killed == []
+
+
 async def test_g4_a_user_kill_calls_the_hook_with_the_state():
     await run_trigger(Count(), stop="user_kill", when=at(7))
     assert killed == [{"sum": 21}]
