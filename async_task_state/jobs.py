@@ -108,7 +108,7 @@ class JobWork(JobDefinition):
             job = await state.get(JOB, {})
             if is_unfinished(job):
                 job = await self._cancel(calls, job)
-            elif has_ended(job, state.attempt):
+            elif not is_to_be_replaced(job, state.attempt) and job["state"] not in (NEW, REFUSED):
                 return
             cancelled = {"state": CANCELLED, "status": "cancelled by a user", "attempt": state.attempt}
             await _remember(state, {**job, **cancelled})
@@ -116,7 +116,7 @@ class JobWork(JobDefinition):
     async def _job(self, calls: JobCalls, state: TaskState) -> dict[str, Any]:
         """The job that is there, or a new one if there is none or an earlier attempt's has failed."""
         job: dict[str, Any] = await state.get(JOB, {})
-        if not job or (job["state"] in (FAILED, CANCELLED) and job["attempt"] < state.attempt):
+        if is_to_be_replaced(job, state.attempt):
             job = {"state": NEW, "status": "", "attempt": state.attempt, "idempotency_key": uuid4().hex}
         if job["state"] in (NEW, REFUSED):
             job = {**job, "state": SUBMITTING, "status": "not yet known"}
@@ -229,20 +229,18 @@ def is_users_kill(state: str | None, *, doubtful: bool) -> bool:
     return cleared and load_settings().on_clear != "resume"
 
 
-def is_unfinished(job: Mapping[str, Any] | None) -> bool:
+def is_unfinished(job: Mapping[str, Any]) -> bool:
     """Whether there is a job that may be running."""
-    return job is not None and job.get("state") in (SUBMITTING, RUNNING)
+    return job.get("state") in (SUBMITTING, RUNNING)
 
 
-def has_ended(job: Mapping[str, Any], attempt: int) -> bool:
-    """Whether there is a job that has ended and of which this attempt submits no other."""
-    return bool(job) and (
-        job["state"] == SUCCEEDED or (job["state"] in (FAILED, CANCELLED) and job["attempt"] == attempt)
-    )
+def is_to_be_replaced(job: Mapping[str, Any], attempt: int) -> bool:
+    """Whether this attempt submits another job: there is none, or an earlier attempt's has failed."""
+    return not job or (job["state"] in (FAILED, CANCELLED) and job["attempt"] < attempt)
 
 
 def _unfinished_jobs(values: dict[str, Any]) -> dict[str, Any]:
-    jobs = [*values.get(EARLIER, []), values.get(JOB)]
+    jobs = [*values.get(EARLIER, []), values.get(JOB, {})]
     unfinished = [job for job in jobs if is_unfinished(job)]
     return {EARLIER: unfinished} if unfinished else {}
 

@@ -263,7 +263,7 @@ class AirflowStore:
 
     async def load(self) -> dict[str, str]:
         """Every key and its text, with one request each and one for the index."""
-        self.index = await self._asked(self.channel.get(INDEX)) or {}
+        await self._read_index()
         entries = {}
         for key, text in self.index.items():
             found = text if text is not None else await self.look(key)
@@ -286,14 +286,11 @@ class AirflowStore:
         if batch.cleared:
             await self._asked(self.channel.clear())
             self.index = {}
-        elif isinstance(self.scope, AssetScope):
+        kept = self._index_after(batch)
+        if kept != self.index and isinstance(self.scope, AssetScope):
             # Others save beside: watchers, and tasks.
-            self.index = await self._asked(self.channel.get(INDEX)) or {}
-        kept = dict(self.index)
-        for key, (text, _) in batch.changes.items():
-            kept.pop(key, None)
-            if text is not None:
-                kept[key] = text if key.startswith(RESERVED_PREFIX) and len(text) <= SMALL_CHARS else None
+            await self._read_index()
+            kept = self._index_after(batch)
         gone = {key for key, (text, _) in batch.changes.items() if text is None}
         # Names first, and those that go last: a key that the index does not name would not be found.
         if kept.items() - self.index.items():
@@ -306,6 +303,17 @@ class AirflowStore:
             await self._asked(self.channel.delete(key))
         if self.index != kept:
             await self._write_index(kept)
+
+    def _index_after(self, batch: Batch) -> dict[str, str | None]:
+        index = dict(self.index)
+        for key, (text, _) in batch.changes.items():
+            index.pop(key, None)
+            if text is not None:
+                index[key] = text if key.startswith(RESERVED_PREFIX) and len(text) <= SMALL_CHARS else None
+        return index
+
+    async def _read_index(self) -> None:
+        self.index = await self._asked(self.channel.get(INDEX)) or {}
 
     async def _write_index(self, index: dict[str, str | None]) -> None:
         await self._asked(self.channel.set(INDEX, index, NEVER_EXPIRE))
