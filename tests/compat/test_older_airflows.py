@@ -23,7 +23,7 @@ QUICK = [
     "tests/unit/test_clears.py",
     "tests/unit/test_connections.py",
     "tests/unit/test_files.py",
-    "tests/unit/test_jobs.py",
+    "tests/unit/jobs",
     "tests/unit/test_settings.py",
     "tests/unit/test_sync.py",
     "tests/unit/test_triggers.py",
