@@ -8,6 +8,7 @@ the next batch gathers, as in a database's own group commit, so load makes batch
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import logging
@@ -18,12 +19,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
+from async_task_state.deadline import NEVER, Deadline
 from async_task_state.errors import StaleWriterError, StateNotOpenError, StoreError, StoreUnavailableError
 from async_task_state.pending import Flight, Pending
 from async_task_state.waiting import Waiter, wake
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Coroutine
 
     from async_task_state.scopes import Scope
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 5.0
-FOREVER: Final = float("inf")
 SCOPES_AT_ONCE: Final = 1000
 FLUSH_AT: Final = 0.75
 """The part of `max_delay` after which a flush starts; the rest is for the commit itself."""
@@ -60,12 +60,13 @@ class Writer:
         self._gate = threading.Lock()
         # In order, and each once: a step that an alarm cut short is taken again.
         self._queue: dict[Pending, None] = {}
-        self._due = FOREVER
+        self._due = NEVER
         self._round = 0
         self._not_before = 0.0
         self._retry_after = FIRST_RETRY_SECONDS
         self._saving: list[Flight] = []
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._watchdog = Deadline(self._declare_outage)
+        self._alarm = Deadline(self._wake_up)
         self._away_because: Exception | None = None
         self._bell: asyncio.Future[None] | None = None
         self._tasks: dict[Waiter, asyncio.Task[None]] = {}
@@ -110,8 +111,6 @@ class Writer:
 
     def ask(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
         """The same for a thread without an event loop; it is blocked meanwhile."""
-        import asyncio  # noqa: PLC0415 - loaded by now
-
         return asyncio.run_coroutine_threadsafe(self._until_available(method, args), self.loop).result()
 
     def enqueue(self, pending: Pending) -> None:
@@ -138,8 +137,6 @@ class Writer:
 
     def drain(self) -> None:
         """Block this thread until everything is saved, at most `exit_timeout`; log what is not."""
-        import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
-
         future = asyncio.run_coroutine_threadsafe(self._drained(), self.loop)
         concurrent.futures.wait([future], self._settings.exit_timeout)
         future.cancel()
@@ -165,8 +162,6 @@ class Writer:
 
     def pause(self) -> None:
         """Close the store for as long as a fork takes, at most `exit_timeout` later: see `_before_fork`."""
-        import asyncio  # noqa: PLC0415 - loaded by now
-
         if threading.current_thread() is not self._thread:
             future = asyncio.run_coroutine_threadsafe(self._paused(), self.loop)
             concurrent.futures.wait([future], self._settings.exit_timeout)
@@ -181,14 +176,10 @@ class Writer:
         self.gone, self.trouble = True, trouble
 
     def _main(self) -> None:
-        import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
-
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        import asyncio  # noqa: PLC0415 - a process that never opens a state does not pay for it
-
         self.loop = asyncio.get_running_loop()
         self._serving = asyncio.current_task()
         self._open_for_use = asyncio.Event()
@@ -217,7 +208,7 @@ class Writer:
     def _next_due(self) -> float:
         with self._gate:
             if 0 < self._due <= time.monotonic():
-                self._due = min((pending.due for pending in self._queue), default=FOREVER)
+                self._due = min((pending.due for pending in self._queue), default=NEVER)
             return self._due
 
     def _ring(self) -> None:
@@ -234,13 +225,11 @@ class Writer:
 
     async def _sleep_until(self, moment: float) -> None:
         self._bell = self.loop.create_future()
-        alarm = None if moment == FOREVER else self.loop.call_at(moment, self._wake_up)
+        self._alarm.set(moment)
         try:
             await self._bell
         finally:
             self._bell = None
-            if alarm is not None:
-                alarm.cancel()
 
     def _take(self) -> list[Flight]:
         """Swap out what a thousand scopes have pending, of all that were in the queue when this round began.
@@ -261,15 +250,14 @@ class Writer:
         return self._saving
 
     async def _save(self, flights: list[Flight]) -> None:
-        if self._watchdog is None:
-            self._watchdog = self.loop.call_later(self._settings.outage_timeout, self._declare_outage)
+        if self._watchdog.moment == NEVER:
+            self._watchdog.set(time.monotonic() + self._settings.outage_timeout)
         try:
             fenced = await self._use(self.store.commit, [flight.batch for flight in flights])
         except Exception as error:  # noqa: BLE001 - whatever it is, what was recorded must not be lost
             self._retry(flights, error)
             return
-        self._watchdog.cancel()
-        self._watchdog = None
+        self._watchdog.clear()
         self._retry_after = FIRST_RETRY_SECONDS
         self._not_before = 0.0
         if self.trouble == self._outage:
@@ -348,8 +336,6 @@ class Writer:
     async def _until_available(
         self, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
     ) -> Any:
-        import asyncio  # noqa: PLC0415 - loaded by now
-
         timeout = self._settings.outage_timeout
         give_up = time.monotonic() + timeout
         delay = FIRST_RETRY_SECONDS
@@ -378,16 +364,12 @@ class Writer:
             self._in_use -= 1
 
     async def _paused(self) -> None:
-        import asyncio  # noqa: PLC0415 - loaded by now
-
         self._open_for_use.clear()
         while self._in_use:  # noqa: ASYNC110 - a fork is rare, and a commit is not to pay for it
             await asyncio.sleep(0.001)
         await self.store.close()
 
     async def _drained(self) -> None:
-        import asyncio  # noqa: PLC0415 - loaded by now
-
         while self._queue or self._saving:
             self._not_before = 0.0
             self.hurry()

@@ -8,12 +8,14 @@ takes a lease locks its row exclusively, so it waits for a commit that is under 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
 from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.deadline import Deadline
 from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
@@ -63,7 +65,7 @@ class PostgresStore:
         self._sql = Statements(dsn.schema)
         self._turn = asyncio.Lock()
         self._db: Any = None
-        self._idle: asyncio.TimerHandle | None = None
+        self._idle = Deadline(self._begin_to_close)
         self._closing: asyncio.Task[None] | None = None
         # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
         self._doubtful: list[tuple[list[int], list[int]]] = []
@@ -151,7 +153,7 @@ class PostgresStore:
         """See `Store.close`."""
         async with self._turn:
             db, self._db = self._db, None
-            self._keep_open()
+            self._idle.clear()
             if db is not None:
                 try:
                     await db.close(timeout=CLOSE_SECONDS)
@@ -247,7 +249,7 @@ class PostgresStore:
     async def _use(self) -> AsyncIterator[Any]:
         """The connection, for one call at a time; after any trouble the next call gets a new one."""
         async with self._turn:
-            self._keep_open()
+            self._idle.clear()
             try:
                 if self._db is None or self._db.is_closed():
                     self._db = await self._connect()
@@ -265,7 +267,7 @@ class PostgresStore:
                 raise
             finally:
                 if self._db is not None:
-                    self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._begin_to_close)
+                    self._idle.set(time.monotonic() + IDLE_SECONDS)
 
     async def _connect(self) -> Any:
         db = None
@@ -289,11 +291,6 @@ class PostgresStore:
         db, self._db = self._db, None
         if db is not None:
             db.terminate()
-
-    def _keep_open(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
 
     def _begin_to_close(self) -> None:
         self._closing = asyncio.get_running_loop().create_task(self.close())
