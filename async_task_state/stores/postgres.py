@@ -26,6 +26,7 @@ from async_task_state.stores.postgres_sql import (
     LONGEST,
     ROWS_A_STATEMENT,
     SESSION,
+    TOUCH_SECONDS,
     Rows,
     Statements,
     array_of,
@@ -70,6 +71,9 @@ class PostgresStore:
         # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
         self._doubtful: list[tuple[list[int], list[int]]] = []
         self._retry = 0
+        # What need not be touched before this moment.
+        self._touched: set[int] = set()
+        self._touched_until = time.monotonic() + TOUCH_SECONDS
 
     async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
         """See `Store.acquire`."""
@@ -82,6 +86,7 @@ class PostgresStore:
                 # From nobody but who was seen to hold it: a call that was lost must not take it from who came since.
                 taken = await self._all(db, self._sql.acquire, *scope.row, attempt, epoch)
             lease = Lease(scope, *taken[0])
+            self._touched.add(lease.scope_id)
             # A statement of its own, for one sees nothing that was committed while it waited for a lock.
             entries = await self._all(db, self._sql.entries, lease.scope_id) if epoch != NOT_THERE else []
         return Snapshot(lease, dict(entries))
@@ -167,11 +172,9 @@ class PostgresStore:
             leases = [batch.lease for batch in part]
             ids, numbers = [lease.scope_id for lease in leases], [lease_number(lease) for lease in leases]
             self._doubtful.append((ids, numbers))
-            all_held, untouched = await self._write(db, part, ids, numbers)
-            if all_held:
+            if await self._write(db, part, ids, numbers):
                 self._doubtful.pop()
-                if untouched:
-                    await self._all(db, self._sql.touch, array_of(ids))
+                await self._touch(db, ids)
                 break
             newest = dict(await self._all(db, self._sql.leases, array_of(ids)))
             stale = {
@@ -186,27 +189,35 @@ class PostgresStore:
             part = [batch for batch in part if batch.lease not in stale]
         return fenced
 
-    async def _write(
-        self, db: Any, part: list[Batch], ids: list[int], numbers: list[int]
-    ) -> tuple[bool, bool]:
-        """Write batches if all of their leases are held; whether they are, and whether a scope needs a touch."""
+    async def _write(self, db: Any, part: list[Batch], ids: list[int], numbers: list[int]) -> bool:
+        """Write batches if all of their leases are held; whether they are."""
         rows = Rows.of(part)
+        held: bool
         if rows.are_one_upsert and len(part) == 1:
             lease = part[0].lease
             fence = (lease.scope_id, lease.attempt, lease.epoch, self._retry)
             row = (rows.keys[0], rows.values[0], rows.kept[0])
-            found = await self._all(db, self._sql.save_row, *fence, *row)
-            answer = (bool(found), bool(found) and found[0][0])
+            held = bool(await self._all(db, self._sql.save_row, *fence, *row))
         elif rows.are_upserts:
             own_ids = None if rows.ids == ids else array_of(rows.ids)
             leases = (array_of(ids), array_of(numbers), self._retry)
-            [answer] = await self._all(db, self._sql.save, *leases, own_ids, *rows.arguments())
+            [[held]] = await self._all(db, self._sql.save, *leases, own_ids, *rows.arguments())
         else:
             async with _transaction(db):
-                answer = await db.fetchrow(self._sql.fence, array_of(ids), array_of(numbers), self._retry)
-                if answer[0]:
+                held = await db.fetchval(self._sql.fence, array_of(ids), array_of(numbers), self._retry)
+                if held:
                     await self._change(db, rows)
-        return answer[0], answer[1]
+        return held
+
+    async def _touch(self, db: Any, ids: list[int]) -> None:
+        """Let purge know that scopes are in use, now and then."""
+        now = time.monotonic()
+        if now >= self._touched_until:
+            self._touched.clear()
+            self._touched_until = now + TOUCH_SECONDS
+        if not self._touched.issuperset(ids):
+            await self._all(db, self._sql.touch, array_of(ids))
+            self._touched.update(ids)
 
     async def _change(self, db: Any, rows: Rows) -> None:
         """Change rows of scopes that this transaction has locked."""

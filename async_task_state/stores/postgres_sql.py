@@ -16,6 +16,7 @@ __all__ = [
     "LONGEST",
     "ROWS_A_STATEMENT",
     "SESSION",
+    "TOUCH_SECONDS",
     "Rows",
     "Statements",
     "array_of",
@@ -27,8 +28,11 @@ __all__ = [
 ROWS_A_STATEMENT: Final = 1000
 """More are slower: measured at 100, 1,000 and 10,000."""
 
+TOUCH_SECONDS: Final = 1800.0
+"""How often a process that commits to a scope touches it: with every commit it would double the work of a small one."""
+
 TOUCH: Final = "interval '1 hour'"
-"""How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
+"""How stale the `touched_at` of a scope in use may get."""
 
 # A process that is frozen must not hold its successor up. Nobody may wait for a lock on the server when the client has
 # given up, or those who try again would use all connections up. What is saved is on disk.
@@ -48,21 +52,21 @@ _LEASE: Final = "attempt::bigint << 32 | epoch"
 _LIVE: Final = "(expires_at IS NULL OR expires_at > now())"
 _NOW: Final = "coalesce(to_timestamp($1), now())"
 
-# The fence: one row, whether all leases are their scopes' newest ones, and whether any scope was not touched for long.
+# The fence: one row, whether all leases are their scopes' newest ones.
 # KEY SHARE is enough against whoever takes a lease, for that one locks FOR UPDATE. It is one comparison of arrays,
 # for at 1,000 scopes a join costs more than all the locks.
 _FENCE: Final = f"""
 WITH sent AS MATERIALIZED (
     SELECT $1::text::bigint[] AS ids, $2::text::bigint[] AS leases
 ), locked AS MATERIALIZED (
-    SELECT id, {_LEASE} AS lease, retry, touched_at FROM {{schema}}.scope
+    SELECT id, {_LEASE} AS lease, retry FROM {{schema}}.scope
     WHERE id = ANY((SELECT ids FROM sent)::bigint[]) ORDER BY id FOR KEY SHARE
 ), good AS MATERIALIZED (
-    SELECT coalesce(min(touched_at) < now() - {TOUCH}, false) AS untouched, coalesce(max(retry) <= $3::integer
+    SELECT coalesce(max(retry) <= $3::integer
         AND array_agg(id) = (SELECT ids FROM sent) AND array_agg(lease) = (SELECT leases FROM sent), false) AS all_held
     FROM locked
 )"""
-_ANSWER: Final = "SELECT all_held, untouched FROM good"
+_ANSWER: Final = "SELECT all_held FROM good"
 
 
 # A key column is among those set so that the row is locked FOR UPDATE, and so before it is looked at: no commit is
@@ -112,7 +116,7 @@ _SAVE_ROW: Final = f"""
 SELECT id, $5::text, $6::text, now(), {_EXPIRY.format(kept="$7::float8", now="date_part('epoch', now())")}
 FROM {{schema}}.scope WHERE id = $1 AND attempt = $2 AND epoch = $3 AND retry <= $4 FOR KEY SHARE
 {_ON_CONFLICT}
-RETURNING (SELECT touched_at < now() - {TOUCH} FROM {{schema}}.scope WHERE id = $1)"""
+RETURNING true"""
 
 
 class Statements:
@@ -140,7 +144,7 @@ class Statements:
         )
         self.touch = sql(
             "UPDATE {schema}.scope SET touched_at = now() WHERE id IN (SELECT id FROM {schema}.scope"
-            f" WHERE id = ANY($1::text::bigint[]) AND touched_at < now() - {TOUCH} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
+            " WHERE id = ANY($1::text::bigint[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
         )
         self.leases = sql(f"SELECT id, {_LEASE} FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[])")
         self.fence_lost = sql(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from bench_measure import Line, Plan, state_at
-from bench_postgres import BARE_CONFLICT, BARE_TABLE, NOTE, check_settings, medians_in_turn, server
+from bench_postgres import BARE_CONFLICT, BARE_TABLE, NOTE, check_settings, server
 from bench_set import STATES, rate_at_once, set_rate, sets_rate
 
 from async_task_state.lifetime import shutdown, writer_for
@@ -20,17 +21,24 @@ from async_task_state.lifetime import shutdown, writer_for
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-AT_ONCE = 20
+    from async_task_state import TaskState
+
 POOL = 20
 UPSERT = f"INSERT INTO bare VALUES ($1, $2, $3, now() + interval '30 days') {BARE_CONFLICT}"
 DBOS = Path(__file__).with_name("bench_postgres_dbos.py")
 
 
 def one_set(plan: Plan) -> list[Line]:
+    ours, bare, least = [], [], []
+    calls = plan.scaled(2000)
     with server() as postgres:
-        measured = asyncio.run(one_rates(postgres.dsn(), plan.repeat, plan.scaled(100)))
-        shutdown()
-    ours, bare, least = (list(rates) for rates in zip(*measured, strict=True))
+        dsn = postgres.dsn()
+        asyncio.run(make_bare_table(dsn))
+        for _ in range(plan.repeat):
+            bare.append(asyncio.run(bare_rate(dsn, calls)))
+            ours.append(asyncio.run(set_rate(state_at(dsn), calls)))
+            least.append(asyncio.run(statement_rate(state_at(dsn, "least"), calls)))
+            shutdown()
     what = "PostgreSQL, one state awaiting set each time"
     only = "PostgreSQL, only its statement, on another thread's loop"
     return [
@@ -39,46 +47,43 @@ def one_set(plan: Plan) -> list[Line]:
     ]
 
 
-async def one_rates(dsn: str, repeat: int, rounds: int) -> list[tuple[float, ...]]:
-    """Ours, bare upserts, and our statement without the rest of us, a second; a few of each in turn."""
+async def make_bare_table(dsn: str) -> None:
     db = await asyncpg.connect(dsn)
     await db.execute(BARE_TABLE)
+    await db.close()
+
+
+async def bare_rate(dsn: str, calls: int) -> float:
+    db = await asyncpg.connect(dsn)
+    await check_settings(db.fetchval)
     upsert = await db.prepare(UPSERT)
+    started = time.perf_counter()
+    for i in range(calls):
+        await upsert.fetch(1, "n", str(i))
+    rate = calls / (time.perf_counter() - started)
+    await db.close()
+    return rate
+
+
+async def statement_rate(state: TaskState, calls: int) -> float:
+    """What `set` sends and a loop that it is sent from, and nothing else of ours."""
     loop = asyncio.get_running_loop()
-    measured = []
-    async with state_at(dsn) as state, state_at(dsn, "least") as least:
-        writer = writer_for(state._store, state._settings)
+    async with state:
+        writer, lease = writer_for(state._store, state._settings), state._pending.lease
         await writer.call(check_settings, writer.store._db.fetchval)
-        other = await writer.call(partial(asyncpg.connect, dsn))
-        statement = await writer.call(other.prepare, writer.store._sql.save_row)
-        lease = least._pending.lease
-
-        async def bare(number: int) -> None:
-            for i in range(AT_ONCE):
-                await upsert.fetch(1, "n", str(number * AT_ONCE + i))
-
-        async def ours(number: int) -> None:
-            for i in range(AT_ONCE):
-                await state.set("n", number * AT_ONCE + i)
+        statement = await writer.call(writer.store._db.prepare, writer.store._sql.save_row)
 
         async def save(value: str, saved: asyncio.Future[int]) -> None:
             rows = await statement.fetch(lease.scope_id, lease.attempt, lease.epoch, 0, "n", value, None)
             loop.call_soon_threadsafe(saved.set_result, len(rows))
 
-        async def only_the_statement(number: int) -> None:
-            for i in range(AT_ONCE):
-                saved = loop.create_future()
-                work = save(str(number * AT_ONCE + i), saved)
-                writer.loop.call_soon_threadsafe(writer.loop.create_task, work)
-                if await saved != 1:
-                    raise AssertionError("the fence refused it")
-
-        for _ in range(repeat):
-            seconds = await medians_in_turn(rounds, ours, bare, only_the_statement)
-            measured.append(tuple(AT_ONCE / one for one in seconds))
-        await writer.call(other.close)
-    await db.close()
-    return measured
+        started = time.perf_counter()
+        for i in range(calls):
+            saved = loop.create_future()
+            writer.loop.call_soon_threadsafe(writer.loop.create_task, save(str(i), saved))
+            if await saved != 1:
+                raise AssertionError("the fence refused it")
+        return calls / (time.perf_counter() - started)
 
 
 def many_sets(plan: Plan) -> list[Line]:

@@ -228,6 +228,27 @@ async def test_purge_leaves_alone_what_is_written_all_the_time(postgres, dsn):
         assert (await store.read(OTHER)).entries == {work: "2"}
 
 
+@pytest.mark.parametrize("values", [{"a": "1"}, {"a": "1", "b": "2"}], ids=["row", "rows"])
+@pytest.mark.parametrize("cleared", [False, True])
+async def test_a_commit_says_that_its_scope_is_in_use_when_that_was_long_ago(
+    postgres, dsn, monkeypatch, values, cleared
+):
+    scope = f'"{dsn.partition("schema=")[2]}".scope'
+
+    async def touched(by):
+        await db.execute(f"UPDATE {scope} SET touched_at = now() - interval '2 hours'")
+        assert not await by.commit([put(lease, cleared=cleared, **values)])
+        return await db.fetchval(f"SELECT touched_at > now() - interval '1 minute' FROM {scope}")
+
+    async with control(postgres) as db, opened(dsn) as store:
+        lease = await hold(store, SCOPE)
+        assert not await touched(store)
+        monkeypatch.setattr(postgres_store, "TOUCH_SECONDS", 0.0)
+        async with opened(dsn) as later:
+            assert await touched(later)
+            assert await touched(later)
+
+
 async def test_purge_takes_any_retention(dsn):
     async with opened(dsn, default_retention=1e15) as store:
         await hold(store, SCOPE, a="1")
