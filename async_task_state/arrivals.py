@@ -22,6 +22,7 @@ from anyio import to_thread
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.listing import Lookout
 from async_task_state.settings import check_seconds, is_number
+from async_task_state.sources import check_source
 from async_task_state.work import DIGEST_BYTES, SEGMENT_ITEMS, each_of
 
 if TYPE_CHECKING:
@@ -155,11 +156,9 @@ class Watch:
     sample: int = 10
 
     def __post_init__(self) -> None:
-        places = [self.source] if isinstance(self.source, str) else self.source
-        if not isinstance(places, list) or not places or not all(isinstance(p, str) and p for p in places):
-            raise InvalidArgumentError(
-                f"source must be a path, a URL or a list of them, not {type(self.source).__name__}"
-            )
+        check_source(self.source)
+        if not self.source:
+            raise InvalidArgumentError("source must be a path, a URL or a list of them, not an empty list")
         if self.poll_interval is None:
             raise InvalidArgumentError("poll_interval must be a number of seconds above 0, not None")
         check_seconds("poll_interval", self.poll_interval)

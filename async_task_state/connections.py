@@ -116,13 +116,26 @@ def _dsn_of(conn_id: str, connection: Any) -> Dsn:
             f"[{SECTION}] conn_id: the connection {conn_id!r} is of type {connection.conn_type!r}; state can be kept in"
             " one of type 'postgres'"
         )
-    login = ":".join(quote(part, safe="") for part in (connection.login, connection.password) if part)
-    hosts = [f"[{host}]" if ":" in host else host for host in (connection.host or "").split(",")]
-    if connection.port:
-        hosts = [f"{host}:{connection.port}" for host in hosts]
-    address = f"postgresql://{login}{'@' if login else ''}{','.join(hosts)}/{quote(connection.schema or '', safe='')}"
-    query = urlencode(_options(connection.extra_dejson), quote_via=quote)
+    login = quote(connection.login or "", safe="")
+    if connection.password:
+        login += f":{quote(connection.password, safe='')}"
+    hosts = ",".join(_with_port(host, connection.port) for host in (connection.host or "").split(",") if host)
+    address = f"postgresql://{login}{'@' if login else ''}{hosts}/{quote(connection.schema or '', safe='')}"
+    options = _options(connection.extra_dejson)
+    if connection.port and not hosts:
+        options["port"] = str(connection.port)
+    query = urlencode(options, quote_via=quote)
     return Dsn(f"{address}?{query}" if query else address)
+
+
+def _with_port(host: str, port: int | None) -> str:
+    """A host as a dsn has it: a name, an address or the folder of a socket, with the port if it has none of its own."""
+    if host.startswith("/"):
+        host = quote(host, safe="")
+    elif host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"
+    has_port = ":" in host.rpartition("]")[2]
+    return f"{host}:{port}" if port and not has_port else host
 
 
 def _options(extra: Mapping[str, Any]) -> dict[str, str]:

@@ -6,29 +6,29 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from inspect import Parameter
 from itertools import islice
+from numbers import Integral, Real
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio.to_thread
 from fsspec.core import url_to_fs
-from fsspec.utils import stringify_path
 from upath import UPath
 
 from async_task_state.errors import InvalidArgumentError, ProcessorError, SourceError, WorkFailedError
 from async_task_state.settings import check_count, check_seconds
+from async_task_state.sources import check_source, found, is_local, location, modified_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from fsspec import AbstractFileSystem
 
     from async_task_state.state import TaskState
 
-__all__ = ["FileWork", "Source", "load_processor", "location", "modified_of"]
-
-Source: TypeAlias = "str | os.PathLike[str] | list[str]"
+__all__ = ["FileWork", "load_processor"]
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +36,8 @@ WORK_SET: Final = "files"
 TOTALS: Final = "totals"
 CHUNK: Final = 500
 """How many files are looked up in one hop to a worker thread."""
-_MODIFIED: Final = (
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "modified",
-    "updated",
-    "ETag",
-    "etag",
-    "created",
-)
-"""What file systems call the moment, or the tag, that changes with a file."""
+BY_NAME: Final = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+BY_POSITION: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +56,7 @@ class FileWork:
         InvalidArgumentError: An argument is of the wrong type or out of range.
     """
 
-    source: Source
+    source: str | list[str]
     processor: str | Callable[..., Any]
     concurrency: int = 16
     max_attempts: int = 1
@@ -87,9 +78,11 @@ class FileWork:
         """Process what remains and say what came of it; a file that failed for good makes the status "failed".
 
         Raises:
+            InvalidArgumentError: The source is none.
             ProcessorError: The processor cannot be imported or called.
-            SourceError: There is no file, and `require_files` is set.
+            SourceError: The source cannot be listed; or there is no file, and `require_files` is set.
         """
+        check_source(self.source)
         process = with_state(load_processor(self.processor), state)
         totals: dict[str, float] = await state.get(TOTALS, {})
 
@@ -97,8 +90,11 @@ class FileWork:
             if not isinstance(result, Mapping):
                 return {}
             for name, number in result.items():
-                if isinstance(number, (int, float)):
-                    totals[name] = totals.get(name, 0) + number
+                if isinstance(number, (Real, Decimal)):
+                    # As JSON has it, whatever library it is of.
+                    totals[name] = totals.get(name, 0) + (
+                        int(number) if isinstance(number, Integral) else float(number)
+                    )
             return {TOTALS: totals}
 
         try:
@@ -153,26 +149,29 @@ def load_processor(processor: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_state(processor: Callable[..., Any], state: TaskState) -> Callable[[File], Any]:
-    """A processor as a function of the file alone; it is given the state where it takes a second argument."""
+    """A processor as a function of the file alone; it is given the state where it asks for it."""
     try:
-        inspect.signature(processor).bind(None, None)
-        arguments: tuple[TaskState, ...] = (state,)
-    except TypeError:
-        arguments = ()
-    except ValueError:
+        parameters = list(inspect.signature(processor).parameters.values())[1:]
+    except (TypeError, ValueError):
         # A builtin that does not say what it takes.
-        arguments = ()
+        parameters = []
+    arguments: tuple[TaskState, ...] = ()
+    named: dict[str, TaskState] = {}
+    if any(each.name == "state" and each.kind in BY_NAME for each in parameters):
+        named = {"state": state}
+    elif parameters and parameters[0].kind in BY_POSITION and parameters[0].default is Parameter.empty:
+        arguments = (state,)
 
     if inspect.iscoroutinefunction(processor) or inspect.iscoroutinefunction(type(processor).__call__):
 
         async def process(file: File) -> Any:
-            return await processor(file.path, *arguments)
+            return await processor(file.path, *arguments, **named)
 
         return process
-    return lambda file: processor(file.path, *arguments)
+    return lambda file: processor(file.path, *arguments, **named)
 
 
-async def list_files(source: Source, identity: str) -> AsyncIterator[File]:
+async def list_files(source: str | list[str], identity: str) -> AsyncIterator[File]:
     """The files of a source, in a stable order; every look at the file system is made in a worker thread."""
     chunks = _chunks(source, identity)
     while chunk := await anyio.to_thread.run_sync(next, chunks, None):
@@ -185,15 +184,19 @@ def path_of(key: str, identity: str) -> str:
     return key.rpartition("#")[0] if identity == "stat" else key
 
 
-def _chunks(source: Source, identity: str) -> Iterator[list[File]]:
-    files = _listed(source, identity) if isinstance(source, (list, tuple)) else _found(source, identity)
+def _chunks(source: str | list[str], identity: str) -> Iterator[list[File]]:
+    files = _found(source, identity) if isinstance(source, str) else _listed(source, identity)
     while chunk := list(islice(files, CHUNK)):
         yield chunk
 
 
 def _listed(paths: Iterable[str], identity: str) -> Iterator[File]:
+    fresh: set[AbstractFileSystem] = set()
     for path in paths:
         file_system, name = url_to_fs(path)
+        if file_system not in fresh:
+            file_system.invalidate_cache()
+            fresh.add(file_system)
         try:
             info = file_system.info(name) if identity == "stat" else {}
         except FileNotFoundError:
@@ -202,27 +205,21 @@ def _listed(paths: Iterable[str], identity: str) -> Iterator[File]:
         yield _file(file_system, name, info, identity)
 
 
-def _found(source: str | os.PathLike[str], identity: str) -> Iterator[File]:
-    file_system, root = url_to_fs(stringify_path(source))
-    for name, info in _walk(file_system, root):
-        if info["type"] == "file":
-            yield _file(file_system, name, info, identity)
+def _found(source: str, identity: str) -> Iterator[File]:
+    file_system, root = url_to_fs(source)
+    file_system.invalidate_cache()
+    try:
+        for name, info in found(file_system, root, _refuse):
+            if info["type"] == "file":
+                yield _file(file_system, name, info, identity)
+    except OSError as error:
+        raise SourceError(f"the source cannot be listed: {error}") from error
 
 
-def _walk(file_system: AbstractFileSystem, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if file_system.exists(root):
-        if file_system.isfile(root):
-            yield root, file_system.info(root)
-            return
-        for _, folders, files in file_system.walk(root, detail=True):
-            # In place, for walk() descends in this order.
-            for name, info in sorted(folders.items()):
-                del folders[name]
-                folders[name] = info
-            for _, info in sorted(files.items()):
-                yield info["name"], info
-    else:
-        yield from sorted(file_system.glob(root, detail=True).items())
+def _refuse(error: OSError) -> None:
+    """A folder that is gone was deleted meanwhile; the files of one that cannot be listed must not be left out."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _file(file_system: AbstractFileSystem, name: str, info: dict[str, Any], identity: str) -> File:
@@ -231,21 +228,5 @@ def _file(file_system: AbstractFileSystem, name: str, info: dict[str, Any], iden
     if identity == "stat":
         modified = modified_of(info)
         key = f"{path}#{info.get('size', '')},{'' if modified is None else modified}"
-    options = {} if _is_local(file_system) else file_system.storage_options
+    options = {} if is_local(file_system) else file_system.storage_options
     return File(UPath(path, **options), key)
-
-
-def location(file_system: AbstractFileSystem, name: str) -> str:
-    """Where a file is: its path if it is local, else its URL."""
-    return name if _is_local(file_system) else str(file_system.unstrip_protocol(name))
-
-
-def modified_of(info: Mapping[str, Any]) -> Any:
-    """The moment, or the tag, that a file system says changes with a file; None if it says nothing."""
-    return next((info[field] for field in _MODIFIED if info.get(field) is not None), None)
-
-
-def _is_local(file_system: AbstractFileSystem) -> bool:
-    """Whether its files are on this machine."""
-    protocol = file_system.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)

@@ -92,7 +92,7 @@ class JobDefinition:
     result: str | Callable[..., Any] | None = None
     job: str | Callable[..., Any] | None = None
     job_args: Mapping[str, Any] | None = None
-    statuses: Mapping[str, Meaning] | None = None
+    statuses: Mapping[Any, Meaning] | None = None
     idempotency_argument: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,11 +104,17 @@ class JobDefinition:
                     f"{name} must be the dotted path of a function, or with `job` the name of one of its methods, not"
                     f" {value!r}"
                 )
-        for status, meaning in mapping_of("statuses", self.statuses).items():
+        statuses = {
+            _text(status): meaning for status, meaning in mapping_of("statuses", self.statuses).items()
+        }
+        for status, meaning in statuses.items():
             if meaning not in MEANINGS:
                 raise InvalidArgumentError(
                     f"statuses must say 'running', 'succeeded' or 'failed' of {status!r}, not {meaning!r}"
                 )
+        if self.statuses is not None:
+            # As text, as it is stored: a member of an enum cannot be sent to the triggerer.
+            object.__setattr__(self, "statuses", statuses)
 
     def check(self) -> None:
         """Find every function, so that a wrong path is known before anything is begun.

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import logging
-import re
 from datetime import datetime, timezone
-from glob import has_magic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
 from fsspec.core import url_to_fs
-from fsspec.utils import glob_translate
 
-from async_task_state.files import location, modified_of
+from async_task_state.sources import found, location, modified_of
 from async_task_state.work import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from fsspec import AbstractFileSystem
 
 __all__ = ["Lookout", "Version", "look"]
 
 T = TypeVar("T")
-_Entry: TypeAlias = "tuple[str, dict[str, Any]]"
 
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS: Final = 300.0
 MAX_DOUBLINGS: Final = 16
-MAGIC: Final = re.compile(r"[*?[]")
 
 
 class Version(NamedTuple):
@@ -117,54 +111,9 @@ def look(source: str | list[str], missed: list[OSError]) -> Iterator[Version]:
         file_system, root = url_to_fs(place)
         # Many file systems remember a listing for ever.
         file_system.invalidate_cache()
-        for name, info in _found(file_system, root, missed):
+        for name, info in found(file_system, root, missed.append):
             if info["type"] == "file":
                 yield _version(location(file_system, name), info)
-
-
-def _found(file_system: AbstractFileSystem, root: str, missed: list[OSError]) -> Iterable[_Entry]:
-    # Not exists(), to which a server that does not answer is one that has no such file.
-    try:
-        there = file_system.info(root)
-    except FileNotFoundError:
-        if not has_magic(root):
-            return ()
-        # An object store lists all that is below a prefix at once, and raises if it cannot.
-        if file_system.async_impl:
-            return cast("Iterable[_Entry]", file_system.glob(root, detail=True).items())
-        return _matching(file_system, root, missed)
-    if there["type"] != "directory":
-        return [(root, there)]
-    if file_system.async_impl:
-        return cast("Iterable[_Entry]", file_system.find(root, detail=True).items())
-    return _below(file_system, root, missed)
-
-
-def _matching(file_system: AbstractFileSystem, pattern: str, missed: list[OSError]) -> Iterator[_Entry]:
-    root = pattern[: MAGIC.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
-    depth = None if "**" in pattern else pattern.count("/") - root.count("/")
-    matches = re.compile(glob_translate(pattern)).match
-    return ((name, info) for name, info in _below(file_system, root or "/", missed, depth) if matches(name))
-
-
-def _below(
-    file_system: AbstractFileSystem, root: str, missed: list[OSError], depth: int | None = None
-) -> Iterator[_Entry]:
-    """What walk() gives, which leaves out folders that it cannot list."""
-    folders = [(root, 1)]
-    while folders:
-        folder, level = folders.pop()
-        try:
-            listing = file_system.ls(folder, detail=True)
-        except OSError as error:
-            missed.append(error)
-            continue
-        for info in listing:
-            name = info["name"].rstrip("/")
-            if info["type"] != "directory":
-                yield name, info
-            elif name != folder and (depth is None or level < depth):
-                folders.append((name, level + 1))
 
 
 def _version(path: str, info: dict[str, Any]) -> Version:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,16 +12,17 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException
 
 from async_task_state.errors import InvalidArgumentError, JobFailedError
-from async_task_state.files import FileWork, Source, load_processor
+from async_task_state.files import FileWork, load_processor
 from async_task_state.instances import state_in_airflow
 from async_task_state.job_calls import CALLS
 from async_task_state.jobs import JobWork, after_clear, is_users_kill
+from async_task_state.sources import Source, plain_source
 from async_task_state.state import task_state
 from async_task_state.triggers.files import ProcessFilesTrigger
 from async_task_state.triggers.jobs import RemoteJobTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from airflow.sdk import Context
 
@@ -43,9 +44,10 @@ class ProcessFilesOperator(BaseOperator):
 
     Args:
         source: A directory (with all below it), a glob, a file, any of them as an fsspec URL, or a list of files.
-            Templated.
+            Templated. Every file below a directory counts: one that cannot be listed fails the task.
         processor: The dotted path of `async def process(path, state)`, or of a plain function, which then runs in a
-            worker thread; `state` may be left out. `path` is a `UPath`, which for a local file is a `pathlib.Path`.
+            worker thread. `path` is a `UPath`, which for a local file is a `pathlib.Path`. The state is given to the
+            parameter of that name, or to a second one that has no default; a function without either is given none.
             With `deferrable=False` a function will do. When it returns a mapping, its numbers are added to `totals`
             in the same atomic step that records the file; anything else it returns is ignored.
         concurrency: How many files are processed at once.
@@ -103,6 +105,8 @@ class ProcessFilesOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Do the work here, or defer to the trigger that does."""
+        # What mapped tasks have returned is read here, where no event loop is held up.
+        self.source = plain_source(self.source)
         if self.deferrable:
             # A wrong path is the worker's to report, before a triggerer trips over it.
             load_processor(self.processor)
@@ -124,9 +128,8 @@ class ProcessFilesOperator(BaseOperator):
         return self._finish(event)
 
     def _arguments(self) -> dict[str, Any]:
-        source = os.fspath(self.source) if isinstance(self.source, os.PathLike) else self.source
         return {
-            "source": source,
+            "source": plain_source(self.source),
             "processor": self.processor,
             "concurrency": self.concurrency,
             "max_attempts": self.max_attempts,
@@ -189,8 +192,8 @@ class RemoteJobOperator(BaseOperator):
         job_args: The keywords it is made with, `{"databricks_conn_id": "databricks"}` for instance. Templated.
         arguments: A mapping, what `submit` is called with. Templated.
         statuses: What the service's statuses mean: a mapping to "running", "succeeded" or "failed", in addition to
-            words that mean the same everywhere, as "RUNNING", "SUCCEEDED" and "FAILED". Case does not matter. A status
-            of which nothing is known is an error.
+            words that mean the same everywhere, as "RUNNING", "SUCCEEDED" and "FAILED". Case does not matter, and a
+            member of an enum stands for its value. A status of which nothing is known is an error.
         idempotency_argument: Where `submit` takes the idempotency key, a string of 32 letters and digits, if not as
             `idempotency_key`: "client_request_token", or within `arguments`: "json.idempotency_token".
         poll_interval: Seconds between the first polls, at most; then the interval grows by half each time. Each wait
@@ -221,7 +224,7 @@ class RemoteJobOperator(BaseOperator):
         job: str | Callable[..., Any] | None = None,
         job_args: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
-        statuses: Mapping[str, Meaning] | None = None,
+        statuses: Mapping[Any, Meaning] | None = None,
         idempotency_argument: str | None = None,
         poll_interval: float = 10.0,
         max_poll_interval: float = 60.0,
@@ -255,6 +258,7 @@ class RemoteJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """See the job through here, or defer to the trigger that does."""
+        self.arguments, self.job_args = _listed(self.arguments), _listed(self.job_args)
         if self.deferrable:
             work = self._work()
             # A wrong path is the worker's to report, before a triggerer trips over it.
@@ -325,3 +329,12 @@ class RemoteJobOperator(BaseOperator):
             raise JobFailedError(outcome["job_id"], outcome["job_status"])
         self.log.info("job %r has succeeded: %s", outcome["job_id"], outcome["job_status"])
         return outcome["result"]
+
+
+def _listed(value: Any) -> Any:
+    """A value with lists for Airflow's own sequences in it, which what mapped tasks have returned is: JSON has lists."""
+    if isinstance(value, Mapping):
+        return {name: _listed(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_listed(item) for item in value]
+    return value

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.triggers.base import TriggerEvent
 
 from async_task_state.errors import InvalidArgumentError
-from async_task_state.files import FileWork, Source
+from async_task_state.files import FileWork
+from async_task_state.sources import Source, check_source, plain_source
 from async_task_state.triggers.checkpoint import CheckpointTrigger
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ class ProcessFilesTrigger(CheckpointTrigger):
             raise InvalidArgumentError(
                 f"a processor that runs in the triggerer must be a dotted path, not a {type(processor).__name__}"
             )
+        places = plain_source(source)
+        check_source(places)
         self._work = FileWork(
-            source=source,
+            source=places,
             processor=processor,
             concurrency=concurrency,
             max_attempts=max_attempts,

@@ -58,7 +58,7 @@ class RemoteJobTrigger(CheckpointTrigger):
         job: str | None = None,
         job_args: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
-        statuses: Mapping[str, Meaning] | None = None,
+        statuses: Mapping[Any, Meaning] | None = None,
         idempotency_argument: str | None = None,
         poll_interval: float = 10.0,
         max_poll_interval: float = 60.0,

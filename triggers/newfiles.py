@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from async_task_state.arrivals import Watch
 from async_task_state.compat import CONFIRMS_EVENTS, NAMES_WATCHED_ASSETS, watched_assets
 from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
 from async_task_state.scopes import AssetScope
+from async_task_state.sources import plain_source
 from async_task_state.state import AssetState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW_DSN
 from async_task_state.work import digest_of
@@ -22,7 +22,7 @@ from async_task_state.work import digest_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
 
-    from async_task_state.files import Source
+    from async_task_state.sources import Source
     from async_task_state.stores import Store
 
 __all__ = ["NewFilesTrigger"]
@@ -92,7 +92,7 @@ class NewFilesTrigger(BaseEventTrigger):
             )
         self._asset = asset
         self._watch = Watch(
-            source=os.fspath(source) if isinstance(source, os.PathLike) else source,
+            source=plain_source(source),
             poll_interval=poll_interval,
             settle=settle,
             initial=initial,

@@ -75,3 +75,11 @@ def test_a_source_without_files_succeeds_with_zero_and_says_so(airflow, tmp_path
     airflow.wait_for_run(dag_id, run)
     assert airflow.result(dag_id, run, "files")["done"] == 0
     assert "there is no file in" in airflow.task_log(dag_id, run, "files")
+
+
+def test_what_mapped_tasks_return_is_a_source(airflow, folder):
+    run = airflow.trigger("files_of_mapped_tasks", {"folder": str(folder)})
+    airflow.wait_for_run("files_of_mapped_tasks", run)
+    for task_id in ("here", "deferred"):
+        result = airflow.result("files_of_mapped_tasks", run, task_id)
+        assert (result["done"], result["totals"]) == (3, {"files": 3, "bytes": 6})

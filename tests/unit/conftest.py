@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fsspec
 import pytest
 from faulty import FaultyStore
+from remembers import Remembers
 
 
 @pytest.fixture
@@ -12,3 +14,11 @@ def store():
     store = FaultyStore()
     yield store
     store.mend()
+
+
+@pytest.fixture
+def remembers():
+    """Has one file; `sizes` and `modified` say which, and since when."""
+    fsspec.register_implementation("remembers", Remembers, clobber=True)
+    Remembers.sizes, Remembers.modified = {"/x": 1}, None
+    return Remembers

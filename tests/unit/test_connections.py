@@ -83,7 +83,12 @@ def test_a_command_asks_without_a_supervisor(server):
         ({"host": "db", "port": 6432, "schema": "state"}, "postgresql://db:6432/state"),
         ({"host": "a,b", "port": 6432}, "postgresql://a:6432,b:6432/"),
         ({"host": "::1", "port": 6432}, "postgresql://[::1]:6432/"),
+        ({"host": "a:5433,b,[::1]:5434", "port": 6432}, "postgresql://a:5433,b:6432,[::1]:5434/"),
+        ({"host": "/var/run/pg", "schema": "state"}, "postgresql://%2Fvar%2Frun%2Fpg/state"),
+        ({"host": "/var/run/pg", "port": 6432}, "postgresql://%2Fvar%2Frun%2Fpg:6432/"),
+        ({"port": 6432, "login": "me"}, "postgresql://me@/?port=6432"),
         ({"host": "db", "login": "me"}, "postgresql://me@db/"),
+        ({"host": "db", "password": "hunter2"}, "postgresql://:hunter2@db/"),
         ({"host": "db", "login": "m@e", "password": "p:/?#[]@%", "schema": "a b"}, None),
         (
             {
@@ -101,6 +106,8 @@ def test_a_connection_becomes_a_dsn(connect, fields, dsn):
         assert found == dsn
     parsed = PostgresDsn.parse(found)
     assert parsed.password == fields.get("password")
+    assert "hunter2" not in repr(parsed)
+    parsed.arguments()
     assert unquote(urlsplit(parsed.address).username or "") == fields.get("login", "")
 
 

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from airflow.models.trigger import Trigger
+from upath import UPath
 
 from async_task_state import InvalidArgumentError, ProcessorError, SourceError
 from async_task_state.files import FileWork, list_files, load_processor
 from async_task_state.operators import ProcessFilesOperator
-from async_task_state.triggers import ProcessFilesTrigger
+from async_task_state.triggers import NewFilesTrigger, ProcessFilesTrigger
 
 seen: list[Any] = []
+
+
+class LazyRange(Sequence):
+    """As Airflow hands over what mapped tasks have returned: neither a list nor a tuple."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index >= self.length:
+            raise IndexError(index)
+        return f"/in/{index}"
 
 
 async def note(path, state):
@@ -65,13 +87,13 @@ async def run(make_state, attempt=1, **work):
 @pytest.mark.anyio
 async def test_a_directory_gives_all_below_it_in_a_stable_order(folder):
     assert await names(str(folder)) == ["a.txt", "b.txt", "e.csv", "c.txt", "d.csv"]
-    assert await names(folder) == await names(f"file://{folder}")
+    assert await names(str(folder)) == await names(f"file://{folder}")
 
 
 @pytest.mark.anyio
 async def test_a_glob_a_file_and_a_list(folder):
     assert await names(f"{folder}/*.txt") == ["a.txt", "b.txt"]
-    assert await names(f"{folder}/**/*.csv") == ["d.csv", "e.csv"]
+    assert await names(f"{folder}/**/*.csv") == ["e.csv", "d.csv"]
     assert await names(f"{folder}/a.txt") == ["a.txt"]
     assert await names([str(folder / "e.csv"), str(folder / "a.txt")]) == ["e.csv", "a.txt"]
 
@@ -116,6 +138,156 @@ async def test_a_plain_processor_runs_in_a_thread(make_state, folder):
     await run(make_state, source=str(folder), processor=f"{__name__}.plain")
     assert len(seen) == 5
     assert not any(in_main for _, in_main in seen)
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Makes listing a folder raise, or looking at it."""
+
+    def fails(folder, error, call="scandir"):
+        right = getattr(os, call)
+
+        def failing(path, *args, **options):
+            if str(path) == str(folder):
+                raise error(f"{path}: no")
+            return right(path, *args, **options)
+
+        monkeypatch.setattr(os, call, failing)
+
+    return fails
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("pattern", ["", "/**/*.txt", "/deep/*"])
+async def test_a_folder_that_cannot_be_listed_is_an_error(make_state, folder, fails, pattern):
+    fails(folder / "deep", PermissionError)
+    with pytest.raises(SourceError, match=r"cannot be listed: .*deep: no"):
+        await run(make_state, source=f"{folder}{pattern}")
+
+
+@pytest.mark.anyio
+async def test_a_source_that_cannot_be_asked_for_is_an_error(make_state, folder, fails):
+    fails(folder, PermissionError, "stat")
+    with pytest.raises(SourceError, match="cannot be listed"):
+        await run(make_state, source=str(folder))
+
+
+@pytest.mark.anyio
+async def test_a_folder_that_was_deleted_meanwhile_has_no_files(make_state, folder, fails):
+    fails(folder / "deep", FileNotFoundError)
+    result = await run(make_state, source=str(folder))
+    assert (result["status"], result["done"]) == ("success", 3)
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:UPath 'remembers' filesystem not explicitly implemented")
+@pytest.mark.parametrize("source", ["remembers:///", ["remembers:///x", "remembers:///y"]])
+async def test_a_listing_that_a_file_system_remembers_is_made_anew(remembers, source):
+    async def sizes():
+        return {file.key async for file in list_files(source, "stat")}
+
+    before = await sizes()
+    remembers.sizes = {"/x": 3, "/y": 2}
+    assert len(await sizes() - before) == 2
+
+
+async def named_late(path, *, dry_run=False, state):
+    seen.append((path.name, dry_run, state.attempt))
+
+
+async def required(path, whose):
+    seen.append((path.name, whose.attempt))
+
+
+def options(path, dry_run=False):
+    seen.append((path.name, dry_run))
+
+
+async def options_and_state(path, encoding="utf-8", state=None):
+    seen.append((path.name, encoding, state.attempt))
+
+
+def anything(*paths, **options):
+    seen.append((*(path.name for path in paths), *options))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("processor", "called"),
+    [
+        (named_late, ("a.txt", False, 1)),
+        (partial(named_late, dry_run=True), ("a.txt", True, 1)),
+        (required, ("a.txt", 1)),
+        (options, ("a.txt", False)),
+        (options_and_state, ("a.txt", "utf-8", 1)),
+        (anything, ("a.txt",)),
+    ],
+    ids=["named", "partial", "required", "option", "option and named", "anything"],
+)
+async def test_a_processor_is_given_the_state_where_it_asks_for_it(make_state, folder, processor, called):
+    result = await run(make_state, source=str(folder / "a.txt"), processor=processor)
+    assert (result["status"], seen) == ("success", [called])
+
+
+@pytest.mark.anyio
+async def test_methods_of_paths_are_processors(make_state, folder):
+    result = await run(make_state, source=str(folder), processor=Path.unlink)
+    assert (result["status"], result["done"]) == ("success", 5)
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+@Integral.register
+class Int64:
+    """As a library's own integers are: known as such, and no `int`."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __int__(self):
+        return self.number
+
+
+@pytest.mark.anyio
+async def test_totals_add_up_numbers_of_every_kind(make_state, folder):
+    async def counts(path):
+        return {
+            "rows": Int64(3),
+            "price": Decimal("2.5"),
+            "part": Fraction(1, 4),
+            "name": path.name,
+        }
+
+    result = await run(make_state, source=str(folder), processor=counts)
+    assert result["totals"] == {"rows": 15, "price": 12.5, "part": 1.25}
+    assert type(result["totals"]["rows"]) is int
+
+
+@pytest.mark.parametrize("trigger", [ProcessFilesTrigger, NewFilesTrigger])
+@pytest.mark.parametrize(
+    ("source", "plain"),
+    [
+        ("/in", "/in"),
+        (Path("/in"), "/in"),
+        (UPath("memory://in"), "memory://in"),
+        (["/in", Path("/more")], ["/in", "/more"]),
+        (LazyRange(2), ["/in/0", "/in/1"]),
+    ],
+    ids=["text", "path", "upath", "list", "lazy"],
+)
+def test_a_trigger_is_sent_the_source_as_text(trigger, source, plain):
+    options = {"processor": "a.b"} if trigger is ProcessFilesTrigger else {"asset": "orders"}
+    class_path, arguments = trigger(source, **options).serialize()
+    assert arguments["source"] == plain
+    assert Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(arguments)) == arguments
+    assert class_path.endswith(trigger.__name__)
+
+
+@pytest.mark.parametrize("source", ["", 7, None, ["/in", 7], ["/in", ""], {"a": 1}, b"/in"])
+@pytest.mark.parametrize("trigger", [ProcessFilesTrigger, NewFilesTrigger])
+def test_g8_what_is_no_source_is_refused(trigger, source):
+    options = {"processor": "a.b"} if trigger is ProcessFilesTrigger else {"asset": "orders"}
+    with pytest.raises(InvalidArgumentError, match="source must be a path, a URL or a list of them"):
+        trigger(source, **options)
 
 
 @pytest.mark.anyio

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import UserList
 from types import SimpleNamespace
 
 import pytest
+from airflow.models.trigger import Trigger
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.timeout import timeout
@@ -333,6 +335,16 @@ def test_the_operator_defers_with_everything_it_was_given(monkeypatch):
     assert path == "async_task_state.triggers.jobs.RemoteJobTrigger"
     expected = trigger_of(statuses={"DONE": "succeeded"}).serialize()[1]
     assert arguments == expected
+
+
+def test_what_mapped_tasks_return_is_sent_as_lists():
+    lazy = UserList([{"files": UserList(["a", "b"])}, ("c", 1)])
+    with pytest.raises(TaskDeferred) as raised:
+        deferrable(arguments={"name": "a", "steps": lazy}).execute({})
+    arguments = raised.value.trigger.serialize()[1]
+    assert arguments["arguments"] == {"name": "a", "steps": [{"files": ["a", "b"]}, ["c", 1]]}
+    assert type(arguments["arguments"]["steps"]) is list
+    assert Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(arguments)) == arguments
 
 
 def test_g8_a_wrong_path_fails_on_the_worker():

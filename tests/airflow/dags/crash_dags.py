@@ -142,3 +142,18 @@ with DAG("files_deferred", schedule=None):
         deferrable=True,
         retries=0,
     )
+
+with DAG("files_of_mapped_tasks", schedule=None):
+
+    @task
+    def place(name):
+        return f"{conf()['folder']}/{name}"
+
+    places = place.expand(name=["0001.txt", "0002.txt", "0003.txt"])
+    for where in ("here", "deferred"):
+        ProcessFilesOperator(
+            task_id=where,
+            source=places,
+            processor="crash_helpers.plain_lines",
+            deferrable=where == "deferred",
+        )

@@ -20,6 +20,7 @@ from async_task_state import (
 )
 from async_task_state import jobs as jobs_module
 from async_task_state.jobs import RemoteJob
+from async_task_state.triggers import RemoteJobTrigger
 
 
 @pytest.mark.anyio
@@ -111,6 +112,10 @@ class RunState:
         ("SUCCEEDED", {"succeeded": "failed"}, "failed"),
         (Livy.SUCCESS, None, "success"),
         (Livy.DEAD, None, "failed"),
+        (Livy.DEAD, {Livy.DEAD: "succeeded"}, "success"),
+        ("Dead", {Livy.DEAD: "succeeded"}, "success"),
+        (7, {7: "succeeded"}, "success"),
+        (7, {"7": "failed"}, "failed"),
         (RunState("TERMINATED", "SUCCESS"), None, "success"),
         (RunState("TERMINATED", "TIMEDOUT"), None, "failed"),
         (RunState("TERMINATED"), None, "failed"),
@@ -119,6 +124,12 @@ class RunState:
 async def test_what_a_status_means(run, status, statuses, meaning):
     service.ends = status
     assert (await run(statuses=statuses))["status"] == meaning
+
+
+def test_statuses_are_sent_to_the_triggerer_as_text():
+    names = {name: f"service.{name}" for name in ("submit", "poll", "cancel")}
+    arguments = RemoteJobTrigger(**names, statuses={Livy.DEAD: "failed", 7: "succeeded"}).serialize()[1]
+    assert arguments["statuses"] == {"dead": "failed", "7": "succeeded"}
 
 
 @pytest.mark.anyio

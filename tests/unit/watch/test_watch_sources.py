@@ -75,40 +75,6 @@ async def test_globs_files_lists_and_urls(watching, folder, watch):
         assert await events.files() == ["not there"]
 
 
-class Remembers(fsspec.AbstractFileSystem):
-    """Keeps every listing for ever, as those of object stores do."""
-
-    protocol = "remembers"
-    root_marker = "/"
-    sizes: dict[str, int]
-    modified: object
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return "/" + path.removeprefix("remembers://").strip("/")
-
-    def info(self, path, **_):
-        return {"name": path, "type": "directory", "size": 0}
-
-    def ls(self, path, detail=True, **_):
-        if path not in self.dircache:
-            self.dircache[path] = [
-                {"name": name, "type": "file", "size": size, "updated": self.modified}
-                for name, size in self.sizes.items()
-            ]
-        return self.dircache[path]
-
-    def invalidate_cache(self, path=None):
-        self.dircache.clear()
-
-
-@pytest.fixture
-def remembers():
-    fsspec.register_implementation("remembers", Remembers, clobber=True)
-    Remembers.sizes, Remembers.modified = {"/x": 1}, None
-    return Remembers
-
-
 async def test_a_listing_that_a_file_system_remembers_is_made_anew(watching, watch, remembers):
     async with watching(replace(watch, source="remembers:///")) as events:
         assert (await events.next())["files"] == ["remembers:///x"]
