@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing, nullcontext
@@ -65,7 +67,7 @@ class Run:
         self._begun: set[bytes] = set()
         self._done = self._skipped = self._failed = 0
         self._failures: list[Failure] = []
-        self._fatal: Exception | None = None
+        self._fatal: BaseException | None = None
 
     async def over(self, items: Iterable[Any] | AsyncIterable[Any]) -> WorkSummary:
         """Process the items; raise what ended the run early, if anything did."""
@@ -90,7 +92,13 @@ class Run:
         try:
             while (item := await take()) is not _END:
                 await self._one(item, call)
-        except Exception as error:  # noqa: BLE001 - raised once all workers have ended, alone and not in a group
+        except GeneratorExit:
+            # Of an event loop that was abandoned: nothing can be cancelled there.
+            raise
+        except BaseException as error:
+            if is_cancelled(error):
+                raise
+            # Raised once all workers have ended, alone and not in a group: Airflow looks for its timeout.
             if self._fatal is None:
                 self._fatal = error
             scope.cancel()
@@ -105,13 +113,15 @@ class Run:
                 await work._state._pause(pending)
             return
         self._begun.add(digest)
-        error: Exception | None = None
+        error: BaseException | None = None
         while not work._given_up(digest, self._max_attempts):
             try:
                 result = await call(item)
             except _STATE_LOST:
                 raise
-            except Exception as raised:  # noqa: BLE001 - recorded with the item
+            except (Exception, anyio.get_cancelled_exc_class()) as raised:
+                if is_cancelled(raised):
+                    raise
                 error = raised
                 await work._record_failed(digest, self._key(item), raised)
             else:
@@ -139,6 +149,20 @@ class Run:
             return await result if inspect.isawaitable(result) else result
 
         return call
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether an error says that this task is cancelled, and not only something that it awaited.
+
+    A task group takes the latter for its own end, too, and swallows it.
+    """
+    if not isinstance(error, anyio.get_cancelled_exc_class()):
+        return False
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    # Python 3.10 does not count.
+    cancelling = getattr(asyncio.current_task(), "cancelling", lambda: 0)
+    return bool(cancelling())
 
 
 class _ItemFailed(Exception):  # noqa: N818 - never seen outside

@@ -185,12 +185,22 @@ class SyncState(Generic[H]):
         except EventLoopRunningError:
             call.close()
             raise
-        return self._loop.run_until_complete(call)
+        task = self._loop.create_task(call)
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException:
+            # An alarm, as of execution_timeout, leaves it half way, and the loop runs again when the state is left.
+            task.cancel()
+            raise
 
     def _close(self) -> None:
+        import asyncio  # noqa: PLC0415 - who never opens a state does not pay for it
+
         self._depth -= 1
         if self._depth == 0 and self._loop is not None:
             loop, self._loop = self._loop, None
+            if left := asyncio.all_tasks(loop):
+                loop.run_until_complete(asyncio.wait(left, timeout=self._entered._settings.exit_timeout))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
