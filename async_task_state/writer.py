@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import logging
 import random
+import socket
 import threading
 import time
 from itertools import islice
@@ -76,10 +77,15 @@ class Writer:
         self._open_for_use: asyncio.Event
         self._in_use = 0
         self._started = threading.Event()
+        self._not_started: Exception | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="async-task-state", daemon=True)
         self._thread.start()
         self._started.wait()
+        if self._not_started is not None:
+            raise StoreUnavailableError(
+                f"the thread that saves state cannot begin: {self._not_started}"
+            ) from self._not_started
 
     async def open(self, scope: Scope, attempt: int | None, max_delay: float) -> Pending:
         """Take the lease of a scope.
@@ -176,11 +182,19 @@ class Writer:
         self.gone, self.trouble = True, trouble
 
     def _main(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(self._serve())
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                asyncio.run(self._serve())
+        except Exception as error:
+            if self._started.is_set():
+                raise
+            # There is no event loop, as where files may not be opened any more; whoever waits for one must hear of it.
+            self._not_started = error
+            self._started.set()
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
+        _resolve_to_the_end(self.loop)
         self._serving = asyncio.current_task()
         self._open_for_use = asyncio.Event()
         self._open_for_use.set()
@@ -238,13 +252,16 @@ class Writer:
         collector a walk through everything.
         """
         with self._gate:
+            begins = not self._round
             self._round = self._round or len(self._queue)
             taken = list(islice(self._queue, min(self._round, SCOPES_AT_ONCE)))
             for pending in taken:
                 del self._queue[pending]
             self._round -= len(taken)
-            # Until then nobody need ring who is in no hurry: the thread looks at the queue by itself.
-            self._due = time.monotonic() + self._settings.max_delay * FLUSH_AT
+            if begins or not self._queue:
+                # Until then nobody need ring who is in no hurry: the thread looks at the queue by itself. Not anew within
+                # a round, whose newcomers may be in a hurry.
+                self._due = time.monotonic() + self._settings.max_delay * FLUSH_AT
         # Outside the gate: a recording thread holds its own lock when it comes to the gate.
         self._saving = [pending.take() for pending in taken]
         return self._saving
@@ -375,6 +392,19 @@ class Writer:
             self.hurry()
             self._wake_up()
             await asyncio.sleep(0.001)
+
+
+def _resolve_to_the_end(loop: asyncio.AbstractEventLoop) -> None:
+    """Let a loop resolve names even while Python ends, when no executor takes work: then it blocks meanwhile."""
+    resolve = loop.getaddrinfo
+
+    async def getaddrinfo(host: Any, port: Any, **options: Any) -> list[Any]:
+        try:
+            return await resolve(host, port, **options)
+        except RuntimeError:
+            return socket.getaddrinfo(host, port, **options)
+
+    loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign]
 
 
 def _stopped(pending: Pending) -> StateNotOpenError:

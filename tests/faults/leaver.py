@@ -21,8 +21,11 @@ from async_task_state.lifetime import drain
 ABANDONED = b"a"
 
 
-async def record(dsn: str, run_id: str, max_delay: float) -> TaskState:
+async def record(dsn: str, run_id: str, max_delay: float, *, idle: bool = False) -> TaskState:
     state = await TaskState(scope_of(run_id), store=dsn, settings=settings_of(dsn, max_delay)).__aenter__()
+    if idle:
+        # As a minute without use does.
+        await state._writer.call(state._writer.store.close)
     await state.checkpoint(a=1, b=1)
     await state.work("items").done(1, a=2, b=2)
     report(RECORDED, 2)
@@ -31,6 +34,10 @@ async def record(dsn: str, run_id: str, max_delay: float) -> TaskState:
 
 async def returns(*args) -> None:
     await record(*args)
+
+
+async def idles(*args) -> None:
+    await record(*args, idle=True)
 
 
 async def raises(*args) -> None:
@@ -75,7 +82,7 @@ def main(way: str, run_id: str, max_delay: str) -> None:
     if way == "abandons":
         abandons(dsn, run_id, float(max_delay))
     else:
-        ways = {"returns": returns, "raises": raises, "drains": drains, "blocks": blocks}
+        ways = {"returns": returns, "idles": idles, "raises": raises, "drains": drains, "blocks": blocks}
         asyncio.run(ways[way](dsn, run_id, float(max_delay)))
 
 

@@ -13,7 +13,7 @@ import faulty
 import pytest
 from faulty import PATIENCE
 
-from async_task_state import Settings, StateNotOpenError, TaskScope, TaskState
+from async_task_state import Settings, StateNotOpenError, StoreUnavailableError, TaskScope, TaskState
 from async_task_state.lifetime import drain, shutdown
 
 NEVER = 3600.0
@@ -233,3 +233,18 @@ def test_g5_shutting_down_releases_whoever_waits_for_a_store_that_hangs(store, h
     shutdown()
     thread.join(PATIENCE)
     assert "shut its stores down" in heard[0]
+
+
+@pytest.mark.anyio
+async def test_g5_a_thread_that_cannot_begin_is_an_error_and_tried_again(handle, store, monkeypatch):
+    def out_of_files(main):
+        main.close()
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "run", out_of_files)
+        with pytest.raises(StoreUnavailableError, match=r"cannot begin: .*Too many open files"):
+            await handle(SCOPES[0]).__aenter__()
+    async with handle(SCOPES[0]) as state:
+        await state.set("n", 1)
+    assert store.saved(SCOPES[0]) == {"n": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 
 import anyio
 import pytest
@@ -11,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from faulty import until
 
 from async_task_state import Settings, TaskScope
+from async_task_state import writer as writer_module
 from async_task_state.pending import CAP_BYTES, MAX_BYTES, MAX_ROWS
 from async_task_state.work import DIGEST_BYTES, SEGMENTS, digest_of, digests_in
 
@@ -146,6 +148,30 @@ async def test_g1_states_that_wait_at_once_share_a_commit(open_state, store):
     assert [len(batches) for batches in store.commits] == [1, 63]
     for state in states:
         await state.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("how", ["set", "checkpoint"])
+async def test_g2_who_comes_while_thousands_are_saved_is_not_forgotten(open_state, store, monkeypatch, how):
+    monkeypatch.setattr(writer_module, "SCOPES_AT_ONCE", 2)
+    many = [TaskScope("dag", "run", "many", index) for index in range(5)]
+    late = TaskScope("dag", "run", "late")
+    async with AsyncExitStack() as stack:
+        states = [await stack.enter_async_context(open_state(scope)) for scope in many]
+        newcomer = await stack.enter_async_context(open_state(late, max_delay=0.02))
+        for state in states:
+            await state.checkpoint(n=1)
+        async with anyio.create_task_group() as group:
+            store.hanging = True
+            group.start_soon(states[0].flush)
+            await until(lambda: store.calls_waiting)
+            if how == "set":
+                group.start_soon(newcomer.set, "n", 2)
+                await anyio.wait_all_tasks_blocked()
+            else:
+                await newcomer.checkpoint(n=2)
+            store.hanging = False
+            await until(lambda: store.saved(late) == {"n": 2})
+        assert [len(batches) for batches in store.commits] == [2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("fault", ["none", "down", "lossy"])
