@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -41,6 +42,9 @@ __all__ = ["State", "states_open_here"]
 S = TypeVar("S", bound="State")
 
 log = logging.getLogger(__name__)
+
+_snapshots_lock = threading.Lock()
+"""Of what read-only states hold, which have no lock of their own."""
 
 _opened: ContextVar[tuple[State, ...]] = ContextVar("async_task_state_opened", default=())
 
@@ -195,7 +199,9 @@ class State:
     async def get_all(self) -> dict[str, Any]:
         """Every key and its value, without what work sets keep."""
         values = self._readable()
-        return {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
+        # At once, for another thread may record.
+        held = list(values.items())
+        return {key: decode(text) for key, text in held if not key.startswith(RESERVED_PREFIX)}
 
     async def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         """Save a value; it is durable when this returns, and so is everything recorded before it.
@@ -251,7 +257,12 @@ class State:
         """
         pending = self._writable()
         check_key(key)
-        if key in pending.values or await self._look(key) is not None:
+        # Somebody may have written it without a lease; Airflow's own store is asked for that.
+        if (
+            not isinstance(self._writer, AwaitedWriter)
+            or key in pending.values
+            or await self._look(key) is not None
+        ):
             pending.record({key: (None, None)})
         await pending.flush()
 
@@ -260,7 +271,7 @@ class State:
         pending = self._writable()
         pending.check()
         with pending.lock:
-            pending.whole(pending.clear, [work._forget for work in self._works.values()])
+            pending.whole(pending.clear, [work._forget for work in list(self._works.values())])
         await pending.flush()
 
     async def refresh(self) -> None:
@@ -271,7 +282,7 @@ class State:
         """
         if self._writer is None or self._depth == 0:
             raise self._not_open()
-        works = [work._reload for work in self._works.values()]
+        works = [work._reload for work in list(self._works.values())]
         if self._pending is None:
             self._snapshot = await self._writer.call(self._writer.store.read, self._scope)
             for reload in works:
@@ -307,10 +318,13 @@ class State:
         Raises:
             InvalidKeyError: `name` cannot be part of a key.
         """
-        self._readable()
-        work = self._works.get(name)
-        if work is None:
-            work = self._works[name] = WorkSet(self, name)
+        values = self._readable()
+        # Another thread may ask for it, too, or record.
+        with _snapshots_lock if self._pending is None else self._pending.lock:
+            work = self._works.get(name)
+            if work is None:
+                work = self._works[name] = WorkSet(self, name, values)
+                work._take_out(values)
         return work
 
     def _begin(self, values: dict[str, str]) -> None:

@@ -112,7 +112,7 @@ class WorkSet:
     done again.
     """
 
-    def __init__(self, state: State, name: str) -> None:
+    def __init__(self, state: State, name: str, values: Mapping[str, str]) -> None:
         check_key(name, "work set's name")
         if len(name) > MAX_NAME_CHARS:
             raise InvalidKeyError(
@@ -126,7 +126,7 @@ class WorkSet:
         self._failures: dict[bytes, Failure] = {}
         self._tail = bytearray()
         self._tail_number = 0
-        self._load(state._readable())
+        self._load(values)
 
     @property
     def name(self) -> str:
@@ -241,7 +241,7 @@ class WorkSet:
                 place = self._tail, len(self._tail), self._tail_key, self._tail_number
                 pending.whole(self._add_done, digest, pending, changes, *place)
             else:
-                pending.whole(pending.add, changes)
+                pending.whole(self._add, digest, pending, changes)
         if self._state._must_pause(pending):
             await self._state._pause(pending)
 
@@ -263,28 +263,32 @@ class WorkSet:
             changes[key] = (encode_digests(tail), None)
             pending.settle_producer(key)
             self._begin_tail(number + 1)
+        self._add(digest, pending, changes)
+        self._done.add(digest)
+
+    def _add(self, digest: bytes, pending: Pending, changes: dict[str, Change]) -> None:
+        """A step: what is done has not failed."""
         if digest in self._failures:
             changes[self._failed_keys + digest.hex()] = (None, None)
         pending.add(changes)
         self._failures.pop(digest, None)
-        self._done.add(digest)
 
     async def _record_failed(self, digest: bytes, item: str, error: BaseException | str) -> None:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         pending = self._state._writable()
         pending.check()
         attempt = self._state._turn
-        earlier = self._failures.get(digest)
-        failure = Failure(
-            item,
-            text[:MAX_ERROR_CHARS],
-            1 if earlier is None else earlier.tries + 1,
-            attempt,
-            1 if earlier is None or earlier.attempt != attempt else earlier.attempt_tries + 1,
-        )
         key = self._failed_keys + digest.hex()
-        change = (encode(key, asdict(failure), self._state._max_bytes), None)
         with pending.lock:
+            earlier = self._failures.get(digest)
+            failure = Failure(
+                item,
+                text[:MAX_ERROR_CHARS],
+                1 if earlier is None else earlier.tries + 1,
+                attempt,
+                1 if earlier is None or earlier.attempt != attempt else earlier.attempt_tries + 1,
+            )
+            change = (encode(key, asdict(failure), self._state._max_bytes), None)
             self._failures[digest] = failure
             pending.whole(pending.add, {key: change})
         if self._state._must_pause(pending):
@@ -295,28 +299,39 @@ class WorkSet:
         failure = self._failures.get(digest)
         return failure is not None and failure.attempt == self._state._turn and failure.attempt_tries >= tries
 
-    def _load(self, values: dict[str, str]) -> None:
+    def _load(self, values: Mapping[str, str]) -> None:
+        """Take in what a state holds of this set: all of it or, where that cannot be read, nothing."""
+        done: set[bytes] = set()
+        failures: dict[bytes, Failure] = {}
+        last, number = b"", 0
+        for key in self._keys_in(values):
+            if key.startswith(self._failed_keys):
+                failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**decode(values[key]))
+                continue
+            last = digests_in(values[key], self._name)
+            done.update(each_of(last))
+            number = int(key[len(self._segments) :])
+        self._done, self._failures = done, failures
+        if len(last) < SEGMENT_ITEMS * DIGEST_BYTES:
+            self._begin_tail(number, last)
+        else:
+            self._begin_tail(number + 1)
+
+    def _take_out(self, values: dict[str, str]) -> None:
+        """Remove from a state's copy what this set holds now."""
+        for key in self._keys_in(values):
+            del values[key]
+
+    def _keys_in(self, values: Mapping[str, str]) -> list[str]:
         # To the last colon: another set's name may begin with this one's and a colon.
         prefixes = (self._segments, self._failed_keys)
-        mine = [key for key in values if key.startswith(prefixes) and key[: key.rindex(":") + 1] in prefixes]
-        last = b""
-        for key in sorted(mine):
-            # Taken out of the state's copy: the set holds them from here on.
-            text = values.pop(key)
-            if key.startswith(self._failed_keys):
-                self._failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**decode(text))
-                continue
-            last = digests_in(text, self._name)
-            self._done.update(each_of(last))
-            self._tail_number = int(key[len(self._segments) :])
-        if len(last) < SEGMENT_ITEMS * DIGEST_BYTES:
-            self._begin_tail(self._tail_number, last)
-        else:
-            self._begin_tail(self._tail_number + 1)
+        return sorted(
+            key for key in values if key.startswith(prefixes) and key[: key.rindex(":") + 1] in prefixes
+        )
 
     def _reload(self, values: dict[str, str]) -> None:
-        self._forget()
         self._load(values)
+        self._take_out(values)
 
     def _forget(self) -> None:
         self._done.clear()

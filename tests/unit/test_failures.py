@@ -26,6 +26,19 @@ async def nothing(item):
     pass
 
 
+async def test_an_item_that_is_done_again_after_a_failure_has_not_failed(make_state):
+    async with make_state() as state:
+        work = state.work("files")
+        await work.done("x")
+        await work.failed("x", "why")
+        assert work.counts == WorkCounts(1, 1)
+        await work.done("x", n=1)
+        assert (work.counts, work.failures) == (WorkCounts(1, 0), [])
+    async with make_state() as state:
+        assert state.work("files").counts == WorkCounts(1, 0)
+        assert await state.get_all() == {"n": 1}
+
+
 def failing(*bad, times=10**9):
     """A function that raises for some items, a number of times each, and the list of its calls."""
     calls = []

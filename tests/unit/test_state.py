@@ -14,6 +14,7 @@ from async_task_state import (
     Settings,
     TaskScope,
 )
+from async_task_state import handle as handle_module
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +117,27 @@ async def test_g1_delete_is_durable_when_it_returns(make_state, saved):
         await state.delete("a")
         await state.set("a", 3)
         assert await saved() == {"a": 3, "b": 2}
+
+
+async def test_a_key_that_another_has_written_since_can_be_deleted(make_state, on_store, saved, scope):
+    async with make_state() as state:
+        await on_store("write", scope, {"theirs": ("1", None)})
+        await state.delete("theirs")
+        assert await saved() == {}
+
+
+async def test_what_is_recorded_while_all_is_read_is_no_error(make_state, monkeypatch):
+    async with make_state() as state:
+        await state.checkpoint(a=1, b=2)
+        decode = handle_module.decode
+
+        def decode_late(text):
+            # As another thread may at any point.
+            state._pending.record({f"c{text}": ("3", None)})
+            return decode(text)
+
+        monkeypatch.setattr(handle_module, "decode", decode_late)
+        assert await state.get_all() == {"a": 1, "b": 2}
 
 
 async def test_a_key_that_was_not_saved_yet_can_be_deleted(make_state, saved):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from async_task_state import (
@@ -16,7 +20,6 @@ from async_task_state import (
     WorkCounts,
 )
 from async_task_state.codec import RESERVED_PREFIX
-from async_task_state.stores import Batch
 from async_task_state.work import SEGMENT_ITEMS
 
 pytestmark = pytest.mark.anyio
@@ -228,11 +231,47 @@ async def test_an_item_takes_at_most_24_bytes(make_state, on_store, scope):
 
 
 async def test_items_of_a_newer_version_are_refused(make_state, on_store, scope):
-    lease = (await on_store("acquire", scope, 1)).lease
-    await on_store("commit", [Batch(lease, {f"{RESERVED_PREFIX}work:files:0000000000": ('"AgAA"', None)})])
     async with make_state() as state:
-        with pytest.raises(StoreError, match="work set 'files' was written by a newer version: upgrade"):
-            state.work("files")
+        for number in range(300):
+            await state.work("files").done(number)
+    newer = {f"{RESERVED_PREFIX}work:files:0000000001": ('"AgAA"', None)}
+    await on_store("write", scope, newer)
+    before = await on_store("read", scope)
+    async with make_state() as state:
+        for _ in range(2):
+            with pytest.raises(StoreError, match="work set 'files' was written by a newer version: upgrade"):
+                state.work("files")
+    assert (await on_store("read", scope)).entries == before.entries
+
+
+async def test_threads_that_ask_at_once_get_one_whole_set(make_state, scope):
+    names = [f"set {number}" for number in range(20)]
+    async with make_state() as state:
+        for name in names:
+            for number in range(600):
+                await state.work(name).done(number)
+
+    def look(name):
+        try:
+            together.wait()
+            works.append(state.work(name))
+        except BaseException as error:
+            works.append(error)
+            raise
+
+    interval = sys.getswitchinterval()
+    async with make_state() as state:
+        sys.setswitchinterval(1e-6)
+        try:
+            for name in names:
+                works, together = [], threading.Barrier(2)
+                async with anyio.create_task_group() as group:
+                    for _ in range(2):
+                        group.start_soon(anyio.to_thread.run_sync, look, name)
+                assert works[0] is works[1]
+                assert works[0].counts == WorkCounts(600, 0)
+        finally:
+            sys.setswitchinterval(interval)
 
 
 async def test_g4_a_fenced_holder_records_nothing(make_state):
