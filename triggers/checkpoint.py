@@ -59,6 +59,8 @@ class CheckpointTrigger(BaseTrigger):
         if "serialize" in cls.__dict__:
             # Airflow's last call in the worker before the task is deferred.
             cls.serialize = _beginning(cls.serialize)  # type: ignore[method-assign]
+        if "run" in cls.__dict__:
+            cls.run = _noting_events(cls.run)  # type: ignore[method-assign]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
@@ -183,6 +185,17 @@ class CheckpointTrigger(BaseTrigger):
             return not await self._state.is_current()
         except AsyncTaskStateError:
             return False
+
+
+def _noting_events(run: Callable[..., AsyncGenerator[TriggerEvent, None]]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    async def run_and_note(self: CheckpointTrigger) -> AsyncGenerator[TriggerEvent, None]:
+        async with aclosing(run(self)) as events:
+            async for event in events:
+                self._fired = True
+                yield event
+
+    return run_and_note
 
 
 def _beginning(serialize: Callable[..., Any]) -> Callable[..., Any]:

@@ -104,6 +104,31 @@ class ByHand(CheckpointTrigger):
         yield
 
 
+class TidiesUpByHand(ByHand):
+    def serialize(self):
+        return f"{__name__}.TidiesUpByHand", {}
+
+    async def run(self):
+        async for event in super().run():
+            yield event
+            await self._state.checkpoint(tidying=True)
+            await asyncio.Event().wait()
+
+    async def on_user_kill(self, state):
+        await state.set("killed", True)
+
+
+class HasNotFiredByHand(TidiesUpByHand):
+    def serialize(self):
+        return f"{__name__}.HasNotFiredByHand", {}
+
+    async def run(self):
+        async with self.task_state() as state:
+            await state.checkpoint(tidying=True)
+            await asyncio.Event().wait()
+            yield
+
+
 def at(count):
     return lambda state: state.work("steps").counts.done == count
 
@@ -211,6 +236,15 @@ async def test_the_authors_own_errors_are_raised():
 async def test_a_trigger_that_writes_run_by_hand_resumes_too():
     trigger = ByHand()
     assert [(await run_trigger(trigger)).events[0].payload for _ in range(3)] == [1, 2, 3]
+
+
+async def test_a_trigger_that_writes_run_by_hand_is_not_killed_by_a_user_when_it_has_fired():
+    trigger = TidiesUpByHand()
+    when = lambda state: "tidying" in state._pending.values  # noqa: E731 - one line
+    run = await run_trigger(trigger, stop="user_kill", when=when)
+    assert (len(run.events), run.values) == (1, {"runs": 1, "tidying": True})
+    run = await run_trigger(HasNotFiredByHand(), stop="user_kill", when=when)
+    assert (len(run.events), run.values) == (0, {"tidying": True, "killed": True})
 
 
 async def test_a_trigger_without_a_task_says_so(monkeypatch):
