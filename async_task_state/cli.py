@@ -9,6 +9,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from rich.text import Text
@@ -54,7 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 ok, 1 failed, 2 wrong usage.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(with_demo="demo" in argv).parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal or a pipe may take less than what is stored.
+            stream.reconfigure(errors="backslashreplace")
+    parser = _parser(with_demo="demo" in argv)
+    args = parser.parse_args(argv)
+    if args.command == "demo" and (args.json or args.dsn is not None):
+        parser.error("demo has a store of its own and prints no JSON: it takes neither --dsn nor --json")
     try:
         return int(args.run(args))
     except AsyncTaskStateError as error:

@@ -159,15 +159,17 @@ class WatchView:
     epoch: int = -1
     values: dict[str, Any] = field(default_factory=dict)
     works: list[Watched] = field(default_factory=list)
-    changed: float = 0.0
+    changed: float | None = None
+    since: float = field(default_factory=time.monotonic)
     _entries: dict[str, str] = field(default_factory=dict)
     _history: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
 
     def take(self, snapshot: Snapshot) -> None:
         """Take in what the store says now."""
         now = time.monotonic()
-        if snapshot.entries != self._entries:
-            self._entries, self.changed = snapshot.entries, now
+        if self.epoch >= 0 and snapshot.entries != self._entries:
+            self.changed = now
+        self._entries = snapshot.entries
         self.attempt, self.epoch = snapshot.lease.attempt, snapshot.lease.epoch
         self.values = user_values(snapshot)
         records = work_records(snapshot.entries)
@@ -238,11 +240,16 @@ def watch_view(view: WatchView, note: str | None) -> Group:
     """One moment of a watch, to be drawn over the last."""
     if view.epoch < 0:
         return Group(Text(plain(str(view.scope)), style="bold"), Text(plain(note or ""), style="yellow"))
-    idle = clock(time.monotonic() - view.changed)
+    now = time.monotonic()
+    idle = (
+        f"no change seen for {clock(now - view.since)}"
+        if view.changed is None
+        else f"last change {clock(now - view.changed)} ago"
+    )
     parts: list[RenderableType] = [
         Text.assemble(
             (plain(str(view.scope)), "bold"),
-            (f"  {holder(view.scope, view.attempt, view.epoch)}, last change {idle} ago", "dim"),
+            (f"  {holder(view.scope, view.attempt, view.epoch)}, {idle}", "dim"),
             overflow="fold",
         )
     ]

@@ -138,7 +138,8 @@ def load_settings() -> Settings:
         try:
             values[name] = type(default)(text)
         except ValueError:
-            raise SettingsError(f"[{SECTION}] {name} must be a number, not {text!r}") from None
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise SettingsError(f"[{SECTION}] {name} must be {kind}, not {text!r}") from None
     # What a command or a secret file prints ends with a newline.
     dsn, conn_id = (conf.get(SECTION, name, fallback="").strip() for name in ("dsn", "conn_id"))
     if dsn and conn_id:

@@ -6,15 +6,16 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Waiter", "give_turn", "turn_given", "turn_is_due", "wake"]
+__all__ = ["Waiter", "give_turn", "turn_at_each_call", "turn_given", "turn_is_due", "wake"]
 
 TURN_SECONDS: Final = 0.005
 """How long calls that do not wait may go on before their event loop gets a turn."""
@@ -22,6 +23,7 @@ TURN_SECONDS: Final = 0.005
 
 class _Turns(threading.local):
     last = 0.0
+    early = 0.0
 
 
 _turns = _Turns()
@@ -63,7 +65,18 @@ def turn_is_due() -> bool:
 
 def turn_given() -> None:
     """Note that the loop of this thread has just had one."""
-    _turns.last = time.monotonic()
+    _turns.last = time.monotonic() - _turns.early
+
+
+@contextmanager
+def turn_at_each_call() -> Iterator[None]:
+    """Let every call of this thread that does not wait give its event loop a turn."""
+    _turns.early = 2 * TURN_SECONDS
+    turn_given()
+    try:
+        yield
+    finally:
+        _turns.early = 0.0
 
 
 async def give_turn() -> None:

@@ -19,6 +19,7 @@ from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
+from async_task_state.waiting import turn_at_each_call
 from async_task_state.work import WorkCounts, work_records
 from async_task_state.writer import Writer
 
@@ -46,11 +47,13 @@ class TriggerRun:
         events: What it fired, in order.
         values: Every key of its state, as the next process will find it.
         work: How many items of each work set are done and failed.
+        recorded: How many calls of this run have changed the state: a run that resumes records only what is left.
     """
 
     events: list[TriggerEvent]
     values: dict[str, Any]
     work: dict[str, WorkCounts]
+    recorded: int
 
 
 async def run_trigger(
@@ -70,9 +73,9 @@ async def run_trigger(
 
         async def test_resumes():
             trigger = LoadFiles(["a", "b", "c"])
-            await run_trigger(trigger, stop="crash", when=lambda state: state.work("files").counts.done == 2)
+            await run_trigger(trigger, stop="shutdown", when=lambda state: state.work("files").counts.done == 2)
             run = await run_trigger(trigger)
-            assert run.work["files"].done == 3
+            assert (run.work["files"].done, run.recorded) == (3, 1)
 
     Args:
         trigger: What to run; it is not run itself. Its `store`, if it has one, is used in place of the one in memory.
@@ -80,8 +83,8 @@ async def run_trigger(
             what is not durable is lost, as by SIGKILL; the trigger's own `finally` blocks do run, but cannot save
             anything. "user_kill": cancelled and `on_kill()` called, as when a user clears the task. "move": the same,
             after another holder has opened the state, as when another triggerer took over.
-        when: Called with the open state at every turn of the event loop until it is true; then the trigger is
-            stopped. None stops it as soon as its state is open.
+        when: Called with the open state until it is true; then the trigger is stopped. It is called at every turn of
+            the event loop, and every call that records gives one. None stops it as soon as its state is open.
         scope: The task it belongs to.
         attempt: That task's try number.
         timeout: Seconds after which `TimeoutError` is raised.
@@ -104,7 +107,8 @@ async def run_trigger(
     task = asyncio.create_task(_drive(running, events))
     try:
         if stop is not None:
-            await _until(running, task, when, time.monotonic() + timeout)
+            with turn_at_each_call():
+                await _until(running, task, when, time.monotonic() + timeout)
             _stop(running, task, stop)
         done, _ = await asyncio.wait([task], timeout=timeout)
         if not done:
@@ -190,4 +194,5 @@ async def _outcome(trigger: CheckpointTrigger, scope: TaskScope, events: list[Tr
     work = {
         name: WorkCounts(record.done, len(record.failures)) for name, record in work_records(entries).items()
     }
-    return TriggerRun(events, values, work)
+    recorded = 0 if trigger._state is None else trigger._state.stats.recorded
+    return TriggerRun(events, values, work, recorded)

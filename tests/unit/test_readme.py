@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from airflow.sdk import Asset, AssetWatcher
+from airflow.triggers.base import TriggerEvent
 from readme import BLOCKS, block
 
 from async_task_state import TaskScope, task_state
@@ -22,7 +23,6 @@ fetched, cancelled = [], []
 
 async def fetch(page):
     fetched.append(page)
-    await asyncio.sleep(0)
 
 async def cancel(job):
     cancelled.append(job)
@@ -41,8 +41,19 @@ def my_triggers(monkeypatch):
 @pytest.mark.asyncio
 async def test_the_trigger_resumes(my_triggers):
     await my_triggers.test_resumes()
-    assert set(my_triggers.fetched) == set(range(10))
-    assert len(my_triggers.fetched) < 20
+    assert my_triggers.fetched == list(range(10))
+
+
+@pytest.mark.asyncio
+async def test_a_trigger_that_does_not_resume_is_found_out(my_triggers, monkeypatch):
+    async def forgetful(self, state):
+        for page in range(self.pages):
+            await state.checkpoint(next=page + 1)
+        yield TriggerEvent({})
+
+    monkeypatch.setattr(my_triggers.WaitForPages, "run_with_state", forgetful)
+    with pytest.raises(AssertionError, match=r"^$"):
+        await my_triggers.test_resumes()
 
 
 @pytest.mark.asyncio

@@ -124,7 +124,7 @@ def test_options_are_read_once(environment):
 def test_g8_an_option_that_is_no_number_is_named(environment, name, value):
     environment(**{name: value})
     with pytest.raises(
-        SettingsError, match=rf"^\[async_task_state\] {name} must be a number.*, not '?{value}'?$"
+        SettingsError, match=rf"^\[async_task_state\] {name} must be a (whole )?number.*, not '?{value}'?$"
     ):
         load_settings()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_who_shows_what_is_kept_in_airflows_own_store_is_named(run, command, mon
         ["watch", *IDS, "--until", "0"],
         ["watch", *IDS, "--until", "many"],
         ["watch", *IDS, "--total", "-5"],
+        ["demo"],
+        ["demo", "--json"],
     ],
 )
 def test_wrong_usage(argv, capsys, dsn):
@@ -182,3 +185,12 @@ def test_demo_is_loaded_when_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["demo", "--help"])
     assert "--files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_output_cannot_show_is_escaped(fill, dsn, encoding):
+    fill(city="Łódź ☂")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [SCRIPT, "show", *IDS, "--dsn", dsn]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60, env=environment)
+    assert "\\u2602" in done.stdout.decode(encoding)

@@ -10,9 +10,10 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from async_task_state import StoreUnavailableError, TaskScope, cli
-from async_task_state.cli_watch import WatchView
+from async_task_state.cli_watch import WatchView, watch_view
 from async_task_state.stores import open_store
 
 IDS = ("dag", "run", "task")
@@ -168,3 +169,23 @@ def test_watch_goes_on_after_an_outage(run, fill, dsn, monkeypatch):
     code, out, err = run("watch", *IDS, "--interval", "0.001", "--until", "1")
     assert (code, err) == (0, "trying again: the database is locked\n")
     assert out.endswith("files: 1 done, 0 failed\n")
+
+
+def test_a_terminal_is_told_of_changes_that_were_seen_only(fill, dsn):
+    def seen():
+        async def look():
+            store = open_store(dsn)
+            view.take(await store.read(TaskScope(*IDS)))
+            await store.close()
+
+        asyncio.run(look())
+        with console.capture() as captured:
+            console.print(watch_view(view, None))
+        return captured.get()
+
+    view, console = WatchView(TaskScope(*IDS)), Console(width=120)
+    fill(rows=1)
+    assert "no change seen for 0:00:00" in seen()
+    assert "no change seen for 0:00:00" in seen()
+    fill(rows=2)
+    assert "last change 0:00:00 ago" in seen()
