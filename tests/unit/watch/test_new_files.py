@@ -27,13 +27,6 @@ TRIGGER_ID = 1
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def make_trigger(folder, tmp_path, monkeypatch):
     """Makes the trigger from what Airflow keeps of it."""
     monkeypatch.setattr(NewFilesTrigger, "store", f"memory:{tmp_path}")
