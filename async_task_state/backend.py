@@ -30,7 +30,9 @@ from async_task_state.errors import (
 from async_task_state.lifetime import writer_for
 from async_task_state.scopes import AssetScope, TaskScope, scope_of
 from async_task_state.settings import SECTION, check_executor, load_settings
+from async_task_state.state import kept_by_clear
 from async_task_state.stores.airflow import DSN as AIRFLOW
+from async_task_state.upkeep import purge_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -162,7 +164,10 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     def cleanup(self) -> None:
         """Delete keys that have expired, and what nobody has touched for the default retention."""
-        _ask(None, _purge)
+        with _answered():
+            _settings(None)
+            # On a loop of its own, for a call to the writer has to be answered within outage_timeout.
+            purge_sync()
 
     def serialize_task_state_store_to_ref(self, *, value: Any, key: str, scope: TheirTaskScope) -> str:
         """Save a value from a task's process; what Airflow's database keeps of it instead.
@@ -324,12 +329,9 @@ async def _clear(store: Store, scope: Scope, all_map_indices: bool) -> None:
         scopes = [info.scope for info in infos if getattr(info.scope, "region_id", None) == scope.region_id]
     for each in scopes:
         # Not where there is nothing: Airflow clears every task that succeeds when told to, and most keep no state.
-        if await store.read(each) is not None:
-            await store.write(each, {}, cleared=True)
-
-
-async def _purge(store: Store) -> None:
-    await store.purge()
+        snapshot = await store.read(each)
+        if snapshot is not None:
+            await store.write(each, kept_by_clear(snapshot.entries), cleared=True)
 
 
 def _load(ref: str) -> Any:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from async_task_state.pending import Pending
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
-    from async_task_state.stores import Snapshot, Store
+    from async_task_state.stores import Change, Snapshot, Store
     from async_task_state.stores.airflow import Channel
     from async_task_state.writer import Writer
 
@@ -271,7 +271,8 @@ class State:
         pending = self._writable()
         pending.check()
         with pending.lock:
-            pending.whole(pending.clear, [work._forget for work in list(self._works.values())])
+            forgetting = [work._forget for work in list(self._works.values())]
+            pending.whole(pending.clear, forgetting, self._kept_by_clear(pending.values))
         await pending.flush()
 
     async def refresh(self) -> None:
@@ -330,6 +331,10 @@ class State:
     def _begin(self, values: dict[str, str]) -> None:
         """What there is to do when a state was opened that holds `values`."""
         self._resumed = bool(values)
+
+    def _kept_by_clear(self, values: Mapping[str, str]) -> dict[str, Change]:  # noqa: ARG002 - for subclasses
+        """What the author's `clear` leaves, of what is not the author's."""
+        return {}
 
     def _values(self) -> dict[str, str]:
         if self._pending is not None:

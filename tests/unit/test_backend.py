@@ -27,12 +27,14 @@ from async_task_state import (
     StoreUnavailableError,
     TaskState,
     ValueTooLargeError,
+    lifetime,
 )
 from async_task_state import TaskScope as OurScope
 from async_task_state import backend as module
 from async_task_state.backend import StateStoreBackend
 from async_task_state.lifetime import writer_for
 from async_task_state.settings import load_settings
+from async_task_state.state import MAX_TRIES
 
 SECTION = "AIRFLOW__ASYNC_TASK_STATE__"
 SCOPE = TaskScope("dag", "run", "task")
@@ -142,6 +144,29 @@ def test_clear_removes_every_key(door, of_store, scope, all_map_indices):
     of_store("write", door._backend._known(scope), {RESERVED: ('"work"', None)})
     door.clear(scope, all_map_indices=all_map_indices)
     assert of_store("read", door._backend._known(scope)).entries == {}
+
+
+def test_a_task_that_is_cleared_here_still_knows_a_users_clear(door, of_store):
+    noted = {MAX_TRIES: ("1", None)}
+    of_store("write", OurScope("dag", "run", "task"), {**noted, RESERVED: ('"work"', None)})
+    door.clear(SCOPE)
+    assert of_store("read", OurScope("dag", "run", "task")).entries == {MAX_TRIES: "1"}
+
+
+def test_cleanup_takes_the_time_it_needs(backend, monkeypatch, of_store):
+    """A batch has to be answered within `outage_timeout`, and not all of them."""
+    backend.set(SCOPE, "kept", "1")
+    [store] = {type(writer.store) for writer in lifetime._writers.values()}
+    purge = store.purge
+
+    async def slowly(self, *args):
+        await asyncio.sleep(0.3)
+        return await purge(self, *args)
+
+    monkeypatch.setattr(store, "purge", slowly)
+    monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__OUTAGE_TIMEOUT", "0.1")
+    load_settings.cache_clear()
+    backend.cleanup()
 
 
 def test_nothing_is_made_by_looking_deleting_or_clearing(door, of_store):

@@ -35,6 +35,21 @@ async def test_a_clear_starts_over(make_state, saved):
         assert (state.cleared, state.resumed) == (False, False)
 
 
+async def test_a_clear_is_known_whoever_emptied_the_state_before(make_state, saved):
+    async with make_state(attempt=1, max_tries=1) as state:
+        await state.set("n", 1)
+        await state.clear()
+        assert await saved() == {}
+        await state.set("n", 2)
+    async with make_state(attempt=2, max_tries=2) as state:
+        assert (state.cleared, state.resumed, await state.get_all()) == (True, False, {})
+    # A trigger does not know how many tries there are.
+    async with make_state(attempt=2) as state:
+        await state.clear()
+    async with make_state(attempt=3, max_tries=2) as state:
+        assert (state.cleared, state.resumed) == (False, False)
+
+
 async def test_a_clear_goes_on_where_it_is_told_to(make_state):
     await leave(make_state, n=1)
     async with make_state(attempt=2, max_tries=2, on_clear="resume") as state:

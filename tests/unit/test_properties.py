@@ -165,7 +165,7 @@ class OneWriter(Machine):
     @rule(item=items, values=values)
     def done(self, item, values):
         keys, done, failed = self.model.now
-        failed = {name: error for name, error in failed.items() if name != str(item) or item in done}
+        failed = {name: error for name, error in failed.items() if name != str(item)}
         self.model.step({**keys, **values}, done | {item}, failed)
         self.make(self.state.work("items").done, item, **values)
 

@@ -14,6 +14,7 @@ from airflow.models.trigger import Trigger
 from airflow.sdk import Asset, AssetWatcher
 from airflow.sdk.execution_time.context import AssetStateStoreAccessors
 from airflow.serialization.encoders import encode_trigger
+from watchkit import put, until
 
 from async_task_state import AssetScope, InvalidArgumentError, NoScopeError
 from async_task_state.lifetime import writer_for
@@ -99,19 +100,6 @@ def start(make_trigger):
     """Starts triggerers of one Airflow."""
     database = []
     return lambda **options: Triggerer(make_trigger(**options), database)
-
-
-async def until(condition):
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("not in time")
-
-
-def put(folder, *names, text="text"):
-    for name in names:
-        (folder / name).write_text(text)
 
 
 @pytest.mark.parametrize("ending", ["crash", "shut_down", "cancel"])

@@ -49,9 +49,12 @@ async def until(condition):
 
 
 def put(folder, *names, text="text", modified=None):
+    """Files that are there at once: one that is seen while it is being written is another version."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        begun = folder.parent / "being written"
+        begun.write_text(text)
         if modified is not None:
-            os.utime(path, (modified, modified))
+            os.utime(begun, (modified, modified))
+        begun.replace(path)
