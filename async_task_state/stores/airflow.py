@@ -286,15 +286,17 @@ class AirflowStore:
         if batch.cleared:
             await self._asked(self.channel.clear())
             self.index = {}
-        kept = self._index_after(batch)
-        if kept != self.index and isinstance(self.scope, AssetScope):
-            # Others save beside: watchers, and tasks.
+        if batch.changes and isinstance(self.scope, AssetScope):
+            # Others save beside: watchers, and tasks. What they have cleared must be named again.
             await self._read_index()
-            kept = self._index_after(batch)
+        kept = self._index_after(batch)
         gone = {key for key, (text, _) in batch.changes.items() if text is None}
-        # Names first, and those that go last: a key that the index does not name would not be found.
-        if kept.items() - self.index.items():
-            await self._write_index({**dict.fromkeys(gone & self.index.keys()), **kept})
+        # Names first, for a key that the index does not name would not be found; names that go, and small texts, last: of
+        # a text that becomes large the index has the old one until the new one is saved, and an item is not done
+        # before the values that belong to it.
+        new = {key: None for key, text in kept.items() if text is None and key not in self.index}
+        if new:
+            await self._write_index({**self.index, **new})
         for key, (text, retention) in batch.changes.items():
             if text is not None and kept[key] is None:
                 keep = NEVER_EXPIRE if retention is None else timedelta(seconds=retention)

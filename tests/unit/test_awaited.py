@@ -198,6 +198,29 @@ async def test_two_who_save_to_one_asset_keep_each_others_keys(airflow):
         assert later.work("files").is_done("a")
 
 
+@pytest.mark.parametrize("how", ["clear", "delete"])
+async def test_what_is_saved_after_another_has_removed_it_is_found(airflow, how):
+    settings = Settings(dsn="airflow:")
+
+    def state():
+        return AssetState(AssetScope("orders"), store=airflow, settings=settings)
+
+    one, other = state(), state()
+    await one.__aenter__()
+    await one.set("since", 1)
+    await one.work("files").done("a")
+    await one.flush()
+    await other.__aenter__()
+    await (other.clear() if how == "clear" else other.delete("since"))
+    await other.__aexit__(None, None, None)
+    await one.set("since", 2)
+    await one.work("files").done("b")
+    await one.__aexit__(None, None, None)
+    async with state() as later:
+        assert (later.resumed, await later.get_all()) == (True, {"since": 2})
+        assert later.work("files").is_done("b")
+
+
 async def test_what_is_recorded_is_not_looked_for(make_state, airflow):
     airflow.values["n"] = 5
     async with make_state(max_delay=NOT_SOON) as state:
@@ -207,7 +230,7 @@ async def test_what_is_recorded_is_not_looked_for(make_state, airflow):
 
 async def test_a_crash_between_two_requests_loses_no_key_that_was_saved(make_state, airflow):
     """Whatever request is the last, the next process opens the state, and finds what was durable."""
-    for last in range(40):
+    for last in range(60):
         airflow.__init__()
         told = {}
 
@@ -216,6 +239,9 @@ async def test_a_crash_between_two_requests_loses_no_key_that_was_saved(make_sta
                 for n in range(5):
                     await state.set(f"k{n}", n)
                     told[f"k{n}"] = n
+                    await state.work("files").done(n, rows=n)
+                    await state.flush()
+                    told["done"] = n
                 await state.delete("k1")
                 told.pop("k1")
                 await state.checkpoint(a=1, b=2)
@@ -228,6 +254,11 @@ async def test_a_crash_between_two_requests_loses_no_key_that_was_saved(make_sta
         airflow.fail_after = None
         async with make_state(attempt=2, read_only=True) as state:
             found = await state.get_all()
+            done = [n for n in range(5) if state.work("files").is_done(n)]
+        assert done == list(range(len(done)))
+        assert len(done) > told.pop("done", -1)
+        # What is done has been counted.
+        assert not done or found["rows"] >= done[-1]
         # A key that was being deleted may be gone already.
         assert found.items() >= {key: n for key, n in told.items() if key != "k1"}.items()
 
