@@ -44,6 +44,13 @@ class Deadline:
         """Do not call."""
         self.moment = NEVER
 
+    def stop(self) -> None:
+        """Do not call, and forget the event loop."""
+        self.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _arm(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None if self.moment == NEVER else loop.call_at(self.moment, self._look)

@@ -43,9 +43,6 @@ S = TypeVar("S", bound="State")
 
 log = logging.getLogger(__name__)
 
-_snapshots_lock = threading.Lock()
-"""Of what read-only states hold, which have no lock of their own."""
-
 _opened: ContextVar[tuple[State, ...]] = ContextVar("async_task_state_opened", default=())
 
 
@@ -93,6 +90,7 @@ class State:
         self._writer: Writer | AwaitedWriter | None = None
         self._pending: Pending | None = None
         self._snapshot: Snapshot | None = None
+        self._lock = threading.Lock()
         self._resumed = False
         self._works: dict[str, WorkSet] = {}
 
@@ -111,7 +109,7 @@ class State:
         if outer is not None:
             self._outer = outer
             self._pending, self._snapshot, self._works = outer._pending, outer._snapshot, outer._works
-            self._writer, self._resumed = outer._writer, outer._resumed
+            self._writer, self._resumed, self._lock = outer._writer, outer._resumed, outer._lock
             outer._depth += 1
             self._depth += outer is not self
             return cast("S", outer)
@@ -321,7 +319,7 @@ class State:
         """
         values = self._readable()
         # Another thread may ask for it, too, or record.
-        with _snapshots_lock if self._pending is None else self._pending.lock:
+        with self._lock if self._pending is None else self._pending.lock:
             work = self._works.get(name)
             if work is None:
                 work = self._works[name] = WorkSet(self, name, values)

@@ -332,9 +332,9 @@ class RemoteJobOperator(BaseOperator):
 
 
 def _listed(value: Any) -> Any:
-    """A value with lists for Airflow's own sequences in it, which what mapped tasks have returned is: JSON has lists."""
+    """A value with lists for Airflow's own sequences in it, which what mapped tasks have returned is."""
     if isinstance(value, Mapping):
         return {name: _listed(item) for name, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview, tuple)):
         return [_listed(item) for item in value]
     return value

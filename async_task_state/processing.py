@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing, nullcontext
@@ -34,6 +35,8 @@ Take: TypeAlias = "Callable[[], Awaitable[Any]]"
 Call: TypeAlias = "Callable[[Any], Awaitable[Any]]"
 
 _END: Final = object()
+COUNTS_CANCELLATIONS: Final = sys.version_info >= (3, 11)
+"""Whether a task knows that it is being cancelled. If not, who awaits what was cancelled ends the run, as cancelled."""
 _STATE_LOST: Final = (StaleWriterError, StateNotOpenError, StoreUnavailableError)
 """What an item's call may raise that says nothing about the item."""
 
@@ -119,8 +122,8 @@ class Run:
                 result = await call(item)
             except _STATE_LOST:
                 raise
-            except (Exception, anyio.get_cancelled_exc_class()) as raised:
-                if is_cancelled(raised):
+            except BaseException as raised:
+                if not is_of_item(raised):
                     raise
                 error = raised
                 await work._record_failed(digest, self._key(item), raised)
@@ -160,9 +163,15 @@ def is_cancelled(error: BaseException) -> bool:
         return False
     if anyio.current_effective_deadline() == -math.inf:
         return True
-    # Python 3.10 does not count.
-    cancelling = getattr(asyncio.current_task(), "cancelling", lambda: 0)
-    return bool(cancelling())
+    task: Any = asyncio.current_task()
+    return COUNTS_CANCELLATIONS and task.cancelling() > 0
+
+
+def is_of_item(error: BaseException) -> bool:
+    """Whether an error says something of the item whose call raised it: no alarm does, nor a cancellation of this task."""
+    if isinstance(error, Exception):
+        return True
+    return COUNTS_CANCELLATIONS and isinstance(error, asyncio.CancelledError) and not is_cancelled(error)
 
 
 class _ItemFailed(Exception):  # noqa: N818 - never seen outside

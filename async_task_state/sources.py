@@ -101,7 +101,7 @@ def _matching(
     file_system: AbstractFileSystem, pattern: str, missed: Callable[[OSError], object]
 ) -> Iterator[_Entry]:
     root = pattern[: MAGIC.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
-    depth = None if "**" in pattern else pattern.count("/") - root.count("/")
+    depth = None if "**" in pattern else pattern[len(root) :].lstrip("/").count("/") + 1
     matches = re.compile(glob_translate(pattern)).match
     return ((name, info) for name, info in _below(file_system, root or "/", missed, depth) if matches(name))
 

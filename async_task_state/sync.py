@@ -86,6 +86,7 @@ class SyncState(Generic[H]):
         self._handle: H = handle
         self._loop: asyncio.AbstractEventLoop | None = None
         self._depth = 0
+        self._cut_short: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._entered!r}>"
@@ -185,12 +186,18 @@ class SyncState(Generic[H]):
         except EventLoopRunningError:
             call.close()
             raise
-        task = self._loop.create_task(call)
+        import asyncio  # noqa: PLC0415 - who never opens a state does not pay for it
+
+        task: asyncio.Task[T] | None = None
         try:
+            task = self._loop.create_task(call)
             return self._loop.run_until_complete(task)
         except BaseException:
-            # An alarm, as of execution_timeout, leaves it half way, and the loop runs again when the state is left.
-            task.cancel()
+            if task is None or not task.done():
+                # An alarm, as of execution_timeout, leaves it half way, and the loop runs again when the state is left.
+                self._cut_short = asyncio.all_tasks(self._loop)
+                for each in self._cut_short:
+                    each.cancel()
             raise
 
     def _close(self) -> None:
@@ -199,8 +206,9 @@ class SyncState(Generic[H]):
         self._depth -= 1
         if self._depth == 0 and self._loop is not None:
             loop, self._loop = self._loop, None
-            if left := asyncio.all_tasks(loop):
-                loop.run_until_complete(asyncio.wait(left, timeout=self._entered._settings.exit_timeout))
+            cut_short, self._cut_short = self._cut_short, set()
+            if cut_short:
+                loop.run_until_complete(asyncio.wait(cut_short, timeout=self._entered._settings.exit_timeout))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 

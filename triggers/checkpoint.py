@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from abc import abstractmethod
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger
@@ -59,7 +59,7 @@ class CheckpointTrigger(BaseTrigger):
         if "serialize" in cls.__dict__:
             # Airflow's last call in the worker before the task is deferred.
             cls.serialize = _beginning(cls.serialize)  # type: ignore[method-assign]
-        if "run" in cls.__dict__:
+        if cls.run is not CheckpointTrigger.run and not hasattr(cls.run, "notes_events"):
             cls.run = _noting_events(cls.run)  # type: ignore[method-assign]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -187,14 +187,16 @@ class CheckpointTrigger(BaseTrigger):
             return False
 
 
-def _noting_events(run: Callable[..., AsyncGenerator[TriggerEvent, None]]) -> Callable[..., Any]:
+def _noting_events(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     async def run_and_note(self: CheckpointTrigger) -> AsyncGenerator[TriggerEvent, None]:
-        async with aclosing(run(self)) as events:
+        events = run(self)
+        async with aclosing(events) if hasattr(events, "aclose") else nullcontext():
             async for event in events:
                 self._fired = True
                 yield event
 
+    run_and_note.notes_events = True  # type: ignore[attr-defined]
     return run_and_note
 
 

@@ -158,7 +158,7 @@ class PostgresStore:
         """See `Store.close`."""
         async with self._turn:
             db, self._db = self._db, None
-            self._idle.clear()
+            self._idle.stop()
             if db is not None:
                 try:
                     await db.close(timeout=CLOSE_SECONDS)

@@ -72,10 +72,10 @@ async def run_trigger(
     when a run ended is what the next one finds. That a trigger resumes takes five lines to prove:
 
         async def test_resumes():
-            trigger = LoadFiles(["a", "b", "c"])
-            await run_trigger(trigger, stop="shutdown", when=lambda state: state.work("files").counts.done == 2)
+            trigger = WaitForPages(pages=10)
+            await run_trigger(trigger, stop="shutdown", when=lambda state: state.stats.recorded == 5)
             run = await run_trigger(trigger)
-            assert (run.work["files"].done, run.recorded) == (3, 1)
+            assert (run.values["next"], run.recorded) == (10, 5)
 
     Args:
         trigger: What to run; it is not run itself. Its `store`, if it has one, is used in place of the one in memory.
@@ -84,7 +84,8 @@ async def run_trigger(
             anything. "user_kill": cancelled and `on_kill()` called, as when a user clears the task. "move": the same,
             after another holder has opened the state, as when another triggerer took over.
         when: Called with the open state until it is true; then the trigger is stopped. It is called at every turn of
-            the event loop, and every call that records gives one. None stops it as soon as its state is open.
+            the event loop, and every call that records gives one; those of several tasks, as in `WorkSet.process`,
+            may share one, so compare with `>=` there. None stops it as soon as its state is open.
         scope: The task it belongs to.
         attempt: That task's try number.
         timeout: Seconds after which `TimeoutError` is raised.

@@ -76,6 +76,17 @@ async def test_what_is_cleared_is_not_called(again):
     assert bell.rung_at == []
 
 
+async def test_what_is_stopped_leaves_nothing_behind(timers):
+    deadline = Deadline(Bell().ring)
+    deadline.set(time.monotonic() + 3600)
+    deadline.stop()
+    assert deadline._timer is None
+    assert deadline.moment == NEVER
+    # As another event loop would.
+    deadline.set(time.monotonic() + 7200)
+    assert len(timers) == 2
+
+
 async def test_a_moment_that_never_comes_sets_no_timer(timers):
     Deadline(Bell().ring).set(NEVER)
     assert timers == []

@@ -342,7 +342,7 @@ def test_what_mapped_tasks_return_is_sent_as_lists():
     with pytest.raises(TaskDeferred) as raised:
         deferrable(arguments={"name": "a", "steps": lazy}).execute({})
     arguments = raised.value.trigger.serialize()[1]
-    assert arguments["arguments"] == {"name": "a", "steps": [{"files": ["a", "b"]}, ["c", 1]]}
+    assert arguments["arguments"] == {"name": "a", "steps": [{"files": ["a", "b"]}, ("c", 1)]}
     assert type(arguments["arguments"]["steps"]) is list
     assert Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(arguments)) == arguments
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import fsspec
 import pytest
 
 from async_task_state.files import list_files
 from async_task_state.listing import look
+from async_task_state.sources import found
 
 FILES = ("a.csv", "b.txt", "deep/c.csv", "deep/deeper/d.csv", "deep/deeper/e", "other/f[1].csv", "z")
 PATTERNS = (
@@ -52,6 +55,20 @@ def test_a_glob_matches_what_its_file_system_says(place, pattern):
     expected = [name for name, info in file_system.glob(root, detail=True).items() if info["type"] == "file"]
     paths = sorted(version.path for version in seen(f"{place}/{pattern}"))
     assert [fsspec.core.url_to_fs(path)[1] for path in paths] == expected
+
+
+@pytest.mark.parametrize("pattern", ["*", "*.csv", "*/*.csv", "**/*.csv", "deep/*", "*/deeper/*"])
+def test_a_glob_in_an_archive_matches_what_it_holds(tmp_path, pattern):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in FILES:
+            archive.writestr(name, name)
+    source = f"zip://{pattern}::{tmp_path}/all.zip"
+    file_system, root = fsspec.core.url_to_fs(source)
+    expected = [name for name, info in file_system.glob(root, detail=True).items() if info["type"] == "file"]
+    missed = []
+    found_here = [name for name, info in found(file_system, root, missed.append) if info["type"] == "file"]
+    assert (sorted(found_here), missed) == (sorted(expected), [])
+    assert expected
 
 
 @pytest.mark.asyncio

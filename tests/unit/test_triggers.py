@@ -118,6 +118,47 @@ class TidiesUpByHand(ByHand):
         await state.set("killed", True)
 
 
+class Poll:
+    """What has a `run` and is no trigger."""
+
+    async def run(self):
+        async with self.task_state() as state:
+            yield TriggerEvent(1)
+            await state.checkpoint(tidying=True)
+            await asyncio.Event().wait()
+
+
+class Inherits(Poll, TidiesUpByHand):
+    def serialize(self):
+        return f"{__name__}.Inherits", {}
+
+
+class Iterator:
+    """An asynchronous iterator that is no generator."""
+
+    def __init__(self, payloads):
+        self.payloads = iter(payloads)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        for payload in self.payloads:
+            return TriggerEvent(payload)
+        raise StopAsyncIteration
+
+
+class Iterates(CheckpointTrigger):
+    def serialize(self):
+        return f"{__name__}.Iterates", {}
+
+    def run(self):
+        return Iterator([1, 2])
+
+    async def run_with_state(self, state):
+        yield
+
+
 class HasNotFiredByHand(TidiesUpByHand):
     def serialize(self):
         return f"{__name__}.HasNotFiredByHand", {}
@@ -243,8 +284,16 @@ async def test_a_trigger_that_writes_run_by_hand_is_not_killed_by_a_user_when_it
     when = lambda state: "tidying" in state._pending.values  # noqa: E731 - one line
     run = await run_trigger(trigger, stop="user_kill", when=when)
     assert (len(run.events), run.values) == (1, {"runs": 1, "tidying": True})
+    run = await run_trigger(Inherits(), stop="user_kill", when=when)
+    assert (len(run.events), run.values) == (1, {"tidying": True})
     run = await run_trigger(HasNotFiredByHand(), stop="user_kill", when=when)
     assert (len(run.events), run.values) == (0, {"tidying": True, "killed": True})
+
+
+async def test_a_run_by_hand_need_not_be_a_generator():
+    trigger = Iterates()
+    assert [event.payload async for event in trigger.run()] == [1, 2]
+    assert trigger._fired
 
 
 async def test_a_trigger_without_a_task_says_so(monkeypatch):
