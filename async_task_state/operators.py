@@ -161,7 +161,8 @@ class RemoteJobOperator(BaseOperator):
     Between `submit` and the moment its answer is durable a crash leaves a job of which nobody knows. Before `submit` is
     called an idempotency key is made durable; it is given to a `submit` that takes one, and after such a crash the same
     key is sent again, so that the service answers with the job that it already has. The next job has a new key. A
-    process that is asked to end lets a submission take up to 5 more seconds.
+    process that is asked to end lets a submission take up to 5 more seconds. Where `submit` raises, a retry sends the
+    same key, for the request may have arrived all the same; a clear takes the error's word that there is no job.
 
     The job is cancelled when a user marks the task as failed or as successful, deletes its run, or clears it. A clear
     cancels it before a new one is submitted; with `[async_task_state] on_clear = resume` it goes on instead. It is

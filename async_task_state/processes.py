@@ -108,8 +108,9 @@ class Component:
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to the first process, which is how an operator ends it."""
+        # Not terminate(), which takes the exit code of a process that is gone, and then its children are not found.
         if self.running:
-            self._process.terminate()
+            os.kill(self._process.pid, signal.SIGTERM)
 
     def terminate(self, timeout: float = 30.0) -> None:
         """End it as an operator does, and wait; every process is gone when this returns.

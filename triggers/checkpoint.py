@@ -6,7 +6,8 @@ import asyncio
 import functools
 from abc import abstractmethod
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.triggers.base import BaseTrigger
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from async_task_state.stores import Store
 
 __all__ = ["CheckpointTrigger"]
+
+TO_RUN_AGAIN: Final = frozenset({"scheduled", "queued", "running"})
+"""Airflow's states of a task that was cleared, and of one that is told in the worker that it has timed out."""
+
+CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""By how much, at most."""
 
 
 class CheckpointTrigger(BaseTrigger):
@@ -163,7 +170,19 @@ class CheckpointTrigger(BaseTrigger):
 
     def _is_users_kill(self, task_state: str | None) -> bool:
         """Whether a kill is a user's, by Airflow's state of the task; None if it does not answer."""
+        if task_state in TO_RUN_AGAIN and self._may_be_timing_out:
+            return False
         return task_state != "deferred"
+
+    @property
+    def _may_be_timing_out(self) -> bool:
+        """Whether the deferral is over by the scheduler's clock, which ends it, though not yet by this one's."""
+        timeout: datetime | None = getattr(self, "timeout_after", None)
+        if timeout is None:
+            return False
+        if timeout.tzinfo is None:
+            timeout = timeout.replace(tzinfo=timezone.utc)
+        return timeout - datetime.now(timezone.utc) < CLOCKS_DIFFER
 
     async def _events(self, state: TaskState) -> AsyncGenerator[TriggerEvent, None]:
         async with aclosing(self.run_with_state(state)) as events:

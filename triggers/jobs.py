@@ -102,4 +102,4 @@ class RemoteJobTrigger(CheckpointTrigger):
 
     def _is_users_kill(self, task_state: str | None) -> bool:
         # A clear may be one that resumes the job.
-        return is_users_kill(task_state, doubtful=True)
+        return is_users_kill(task_state, doubtful=not self._may_be_timing_out)

@@ -55,9 +55,9 @@ class NewFilesTrigger(BaseEventTrigger):
 
     Args:
         source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL.
-        asset: The asset's name, under which the state is kept; None takes the one that Airflow says this trigger
-            watches, and the first by name of several: one trigger serves all assets that watch alike. Needed on
-            Airflow before 3.3.
+        asset: The name under which the state is kept; None takes that of the asset that Airflow says this trigger
+            watches. Needed where several assets watch alike, for one trigger then serves them all, as many as there
+            are at the moment; and on Airflow before 3.3. Under another name a watch begins anew.
         poll_interval: Seconds between two looks at the source; more while it cannot be listed.
         settle: Seconds that a file must not have changed, so that one that is being written is not reported; 0
             reports what is seen.
@@ -128,7 +128,12 @@ class NewFilesTrigger(BaseEventTrigger):
             raise NoScopeError(
                 f"{type(self).__name__} watches no asset: use it in Asset(watchers=[AssetWatcher(...)]), or give asset="
             )
-        return min(names)
+        if len(names) > 1:
+            raise NoScopeError(
+                f"{type(self).__name__} watches several assets ({', '.join(sorted(names))}), and which they are changes"
+                " with the DAGs that are paused: give asset=, a name under which the state is kept"
+            )
+        return next(iter(names))
 
     @property
     def _key(self) -> str:

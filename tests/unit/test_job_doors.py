@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import UserList
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -136,6 +137,21 @@ async def test_g4_airflow_is_asked_whether_the_task_has_only_moved(airflow_says,
     await run_trigger(trigger_of(), stop="user_kill", when=MOMENTS["polled"])
     assert service.count("cancel") == cancelled
     assert len(comms.asked) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "seconds", "cancelled"), [("queued", 30, 0), ("queued", 600, 1), ("failed", 30, 1)]
+)
+async def test_a_deferral_that_is_over_by_the_schedulers_clock_only_cancels_no_job(
+    airflow_says, monkeypatch, answer, seconds, cancelled
+):
+    over = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+    monkeypatch.setattr(RemoteJobTrigger, "timeout_after", over, raising=False)
+    airflow_says(answer)
+    service.polls = None
+    await run_trigger(trigger_of(), stop="user_kill", when=MOMENTS["polled"])
+    assert service.count("cancel") == cancelled
 
 
 @pytest.mark.asyncio

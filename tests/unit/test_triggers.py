@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import anyio
@@ -221,6 +222,22 @@ async def test_g4_a_trigger_that_was_moved_ends_quietly_and_its_hook_is_not_call
     moved = await run_trigger(Count(), stop="move", when=at(7))
     assert moved.events == []
     assert killed == []
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "calls"), [("scheduled", 30, 0), ("scheduled", 600, 1), ("failed", 30, 1)]
+)
+async def test_the_hook_is_not_called_when_only_the_schedulers_clock_says_that_time_is_up(
+    monkeypatch, state, seconds, calls
+):
+    async def says(scope):
+        return state
+
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", says)
+    over = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+    monkeypatch.setattr(Count, "timeout_after", over, raising=False)
+    await run_trigger(Count(), stop="user_kill", when=at(3))
+    assert len(killed) == calls
 
 
 async def test_the_hook_is_not_called_once_an_event_has_resumed_the_task():

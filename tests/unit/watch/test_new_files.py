@@ -270,10 +270,18 @@ async def test_its_state_is_that_of_the_asset_that_airflow_says_it_watches(make_
     trigger.asset_state_store = accessors("orders")
     assert trigger.scope == make_trigger(asset="orders").scope
     assert trigger.scope.name.startswith("orders#new_files-")
-    # One that is watched alike by several keeps its state under the first, in whatever order Airflow names them.
-    trigger.asset_state_store = accessors("returns", "orders")
-    assert trigger.scope == make_trigger(asset="orders").scope
     assert make_trigger(asset="returns").scope != trigger.scope
+
+
+async def test_one_that_serves_several_assets_must_be_given_a_name(make_trigger):
+    """Which they are changes, and a state that changes with them would lose events or fire them again."""
+    trigger = make_trigger(asset=None)
+    trigger.asset_state_store = accessors("returns", "orders")
+    with pytest.raises(NoScopeError, match=r"several assets \(orders, returns\).* give asset="):
+        _ = trigger.scope
+    named = make_trigger(asset="arrivals")
+    named.asset_state_store = accessors("returns", "orders")
+    assert named.scope == make_trigger(asset="arrivals").scope
 
 
 def accessors(*names):
