@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
-
 from async_task_state.errors import AsyncTaskStateError, StoreError
 from async_task_state.stores.postgres import CLOSE_SECONDS, COMMAND_SECONDS
+from async_task_state.stores.postgres_connect import connect
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import (
     MIGRATIONS,
@@ -107,7 +106,7 @@ async def describe_tables(dsn: PostgresDsn) -> str:
 async def _connected(dsn: PostgresDsn) -> AsyncIterator[Any]:
     """A connection of one command; behind a pooler each transaction may be on another one of the server's."""
     try:
-        db = await asyncpg.connect(**dsn.arguments(), command_timeout=COMMAND_SECONDS)
+        db = await connect(dsn, COMMAND_SECONDS)
         try:
             check_server(db)
             yield db

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_KEY_CHARS",
+    "MAX_TRIES",
     "RESERVED_PREFIX",
     "check_key",
     "decode",
@@ -27,6 +28,8 @@ __all__ = [
 
 MAX_KEY_CHARS = 512
 RESERVED_PREFIX = "__ats:"
+MAX_TRIES = f"{RESERVED_PREFIX}max_tries"
+"""The key by which a later attempt can tell a user's clear, which sets that number anew, from a retry, which does not."""
 
 # ASCII output keeps NUL and lone surrogates escaped, which databases would refuse, and makes length in characters
 # the length in bytes.

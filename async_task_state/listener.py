@@ -17,8 +17,11 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_task_instance_success(previous_state: object, task_instance: Any) -> None:  # noqa: ARG001 - the hook's signature
-    """Delete the task's state where `[async_task_state] clear_on_success` says so; Airflow knows of the success."""
-    from async_task_state.errors import AsyncTaskStateError  # noqa: PLC0415 - every Airflow process loads this
+    """Delete the task's state where `[async_task_state] clear_on_success` says so."""
+    from async_task_state.errors import (  # noqa: PLC0415 - every Airflow process loads this
+        AsyncTaskStateError,
+        StaleAttemptError,
+    )
     from async_task_state.settings import load_settings  # noqa: PLC0415
 
     # In the task's own process: what a user marks as a success in the API server has not run there.
@@ -28,6 +31,8 @@ def on_task_instance_success(previous_state: object, task_instance: Any) -> None
 
     try:
         clear_state_of(task_instance)
+    except StaleAttemptError as error:
+        log.info("the state is left to a later attempt: %s", error)
     except AsyncTaskStateError as error:
         log.error("the state of a task that succeeded is not cleared: %s", error)  # noqa: TRY400 - it says all
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from async_task_state.codec import RESERVED_PREFIX, decode, encode_changes
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX, decode, encode_changes
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State, states_open_here
 from async_task_state.scopes import AssetScope, TaskScope, running_task
@@ -21,9 +21,6 @@ __all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "kept_by_clear",
 
 OnClear: TypeAlias = "Literal['restart', 'resume'] | Callable[[dict[str, Any]], Mapping[str, Any]]"
 """What comes of a state when a user has cleared its task; a function says what is kept of the values."""
-
-MAX_TRIES: Final = f"{RESERVED_PREFIX}max_tries"
-"""The key by which a later attempt can tell a user's clear, which raises that number, from a retry."""
 
 
 def task_state(
@@ -178,10 +175,12 @@ class TaskState(State):
         pending, max_tries = self._pending, self._max_tries
         if pending is None or max_tries is None:
             return
+        # No retry is of an attempt that there may not be: Airflow starts one that was cleared while its worker was lost.
+        tries = str(max(max_tries, self._attempt - 1))
         noted = values.get(MAX_TRIES)
-        if noted is not None and int(noted) >= max_tries:
+        if noted == tries:
             return
-        changes: dict[str, Change] = {MAX_TRIES: (str(max_tries), None)}
+        changes: dict[str, Change] = {MAX_TRIES: (tries, None)}
         self._cleared = noted is not None
         if not self._cleared or self._on_clear == "resume":
             pending.record(changes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from async_task_state.scopes import TaskScope
 from async_task_state.state import configured
-from async_task_state.stores import open_store
+from async_task_state.stores import Batch, open_store
 
 __all__ = ["clear_state_of", "purge", "purge_sync"]
 
@@ -59,7 +59,10 @@ def _purge(dsn: str, default_retention: float | None) -> int:
 def clear_state_of(task_instance: Any) -> None:
     """Delete all that the task of an Airflow task instance has stored, in the store that is configured.
 
+    Under a lease: Airflow lets an attempt believe that it has succeeded though it has been replaced.
+
     Raises:
+        StaleAttemptError: A later attempt has opened the state, and keeps it.
         AsyncTaskStateError: It could not be deleted.
     """
     import asyncio  # noqa: PLC0415 - loaded by now
@@ -71,7 +74,11 @@ def clear_state_of(task_instance: Any) -> None:
         store, settings = configured(None)
         writer = await writer_of(store, settings)
         # What is in Airflow's own store is Airflow's to clear: [state_store] clear_on_success.
-        if isinstance(writer, Writer):
-            await writer.call(writer.store.clear, TaskScope.from_airflow(task_instance))
+        if not isinstance(writer, Writer):
+            return
+        scope = TaskScope.from_airflow(task_instance)
+        if await writer.call(writer.store.read, scope) is not None:
+            held = await writer.call(writer.store.acquire, scope, task_instance.try_number)
+            await writer.call(writer.store.commit, [Batch(held.lease, {}, cleared=True)])
 
     asyncio.run(clear())

@@ -9,6 +9,7 @@ from contextlib import aclosing, nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from airflow.configuration import conf
 from airflow.triggers.base import BaseTrigger
 
 from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
@@ -57,6 +58,7 @@ class CheckpointTrigger(BaseTrigger):
 
     _state: TaskState | None = None
     _fired = False
+    _killing: asyncio.Future[None] | None = None
     _deferred_by: RunningTask | None = None
     # dag.test() runs a trigger in the process of the task that deferred, and does not tell it whose it is.
     _deferring: ClassVar[RunningTask | None] = None
@@ -149,6 +151,17 @@ class CheckpointTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Call `on_user_kill` if this trigger still owns the state; not if it was only moved, or has fired."""
+        # In a task of its own: Airflow cancels a trigger anew every second or so until it has ended, and this with it.
+        bounded = asyncio.wait_for(self._kill(), conf.getint("triggerer", "on_kill_timeout", fallback=30))
+        self._killing = asyncio.ensure_future(bounded)
+        self._killing.add_done_callback(self._note_killed)
+        await asyncio.shield(self._killing)
+
+    def _note_killed(self, killing: asyncio.Future[None]) -> None:
+        if not killing.cancelled() and (error := killing.exception()) is not None:
+            self.log.error("on_kill has failed: %r", error)
+
+    async def _kill(self) -> None:
         state = self._state
         # Airflow also kills a trigger whose event has resumed the task, which then looks after itself.
         if state is None or self._fired:

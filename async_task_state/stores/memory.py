@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
@@ -142,9 +142,13 @@ class MemoryStore:
         count = 0
         for scope, record in list(self._records.items()):
             idle = self._default_retention is not None and record.touched_at + self._default_retention <= now
+            own = any(
+                not key.startswith(RESERVED_PREFIX) and not _expired(entry, now)
+                for key, entry in record.entries.items()
+            )
             for key, entry in list(record.entries.items()):
                 of_idle_task = idle and isinstance(scope, TaskScope) and key.startswith(RESERVED_PREFIX)
-                if _expired(entry, now) or of_idle_task:
+                if _expired(entry, now) or (of_idle_task and not (own and key == MAX_TRIES)):
                     del record.entries[key]
                     count += 1
             if idle and not record.entries:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.deadline import Deadline
 from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.stores.postgres_connect import connect
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import prepare
 from async_task_state.stores.postgres_sql import (
@@ -141,7 +142,7 @@ class PostgresStore:
         purged = 0
         for statement, *arguments in (
             (self._sql.purge, now),
-            (self._sql.purge_idle, now, self._default_retention, RESERVED_PREFIX),
+            (self._sql.purge_idle, now, self._default_retention, RESERVED_PREFIX, MAX_TRIES),
         ):
             # A transaction a batch, so that nobody waits longer than a batch takes.
             while True:
@@ -283,7 +284,7 @@ class PostgresStore:
     async def _connect(self) -> Any:
         db = None
         try:
-            db = await asyncpg.connect(**self._dsn.arguments(), command_timeout=COMMAND_SECONDS)
+            db = await connect(self._dsn, COMMAND_SECONDS)
             if not self._dsn.pgbouncer:
                 await db.execute(SESSION)
             await prepare(db, self._dsn.schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -13,6 +13,8 @@ __all__ = ["LIBPQ_OPTIONS", "PostgresDsn"]
 
 DEFAULT_SCHEMA: Final = "async_task_state"
 CONNECT_SECONDS: Final = 10.0
+CHOOSING: Final = ("prefer-standby",)
+"""Values of target_session_attrs by which one host is taken because no other is better."""
 
 OUR_OPTIONS: Final = frozenset({"connect_timeout", "pgbouncer", "schema"})
 FILE_OPTIONS: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -97,15 +99,40 @@ class PostgresDsn:
         own = {name: query.pop(name) for name in OUR_OPTIONS & query.keys()}
         secret = query.pop("password", None)
         ssl_password = query.pop("sslpassword", None)
-        shown = f"{parts.scheme}://{user}{at}{hosts}{parts.path}"
         return cls(
-            address=f"{shown}?{urlencode(query, quote_via=quote)}" if query else shown,
+            address=_address(f"{user}{at}", hosts, parts.path, query),
             schema=own.get("schema", DEFAULT_SCHEMA),
             pgbouncer=own.get("pgbouncer") == "true",
             connect_timeout=float(own.get("connect_timeout", CONNECT_SECONDS)),
             password=unquote(password, errors="strict") or secret,
             ssl_password=ssl_password,
         )
+
+    def each_host(self) -> list[PostgresDsn]:
+        """The same for one host at a time, in their order: asyncpg gives all of them together one `connect_timeout`."""
+        parts = urlsplit(self.address)
+        query = dict(parse_qsl(parts.query))
+        login, at, named = parts.netloc.rpartition("@")
+        hosts = (named or query.pop("host", "")).split(",")
+        ports = query.pop("port", "").split(",")
+        if len(hosts) == 1 or len(ports) not in (1, len(hosts)):
+            return [self]
+        if query.get("target_session_attrs") in CHOOSING:
+            # Which of them it is can be said of all only.
+            return [self]
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        return [
+            replace(
+                self,
+                address=_address(
+                    f"{login}{at}",
+                    host if named else "",
+                    parts.path,
+                    {**query, **({} if named else {"host": host}), **({"port": port} if port else {})},
+                ),
+            )
+            for host, port in zip(hosts, ports, strict=True)
+        ]
 
     def arguments(self) -> dict[str, Any]:
         """What `asyncpg.connect` takes.
@@ -130,6 +157,11 @@ class PostgresDsn:
             # A pooler gives each transaction whatever connection is free: what was prepared may be on another.
             "statement_cache_size": 0 if self.pgbouncer else 100,
         }
+
+
+def _address(login: str, hosts: str, path: str, query: dict[str, str]) -> str:
+    address = f"postgresql://{login}{hosts}{path}"
+    return f"{address}?{urlencode(query, quote_via=quote)}" if query else address
 
 
 def _check(query: dict[str, str], *, is_secret: bool) -> None:

@@ -187,6 +187,8 @@ class Statements:
         self.purge_idle = sql(
             "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.scope JOIN {schema}.entry ON scope_id = id"
             f" WHERE {idle} AND dag_id <> '' AND expires_at IS NULL AND starts_with(key, $3)"
+            " AND NOT (key = $4 AND EXISTS (SELECT FROM {schema}.entry AS own WHERE own.scope_id = id"
+            " AND NOT starts_with(own.key, $3)))"
             f" LIMIT {ROWS_A_STATEMENT} FOR UPDATE OF scope, entry SKIP LOCKED)"
             " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
         )

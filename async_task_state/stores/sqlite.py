@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiosqlite
 
-from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError, StoreError, StoreUnavailableError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
@@ -393,9 +393,14 @@ def _purge(
     # From where the last batch ended, so that all of them together look at each row once.
     rows = db.execute(
         "SELECT scope_id, key FROM entry WHERE (scope_id, key) > (?, ?) AND (expires_at <= ? OR (expires_at IS NULL"
-        " AND substr(key, 1, length(?)) = ? AND (SELECT touched_at FROM scope WHERE id = scope_id AND dag_id <> '') <= ?))"
+        " AND substr(key, 1, length(?)) = ? AND (SELECT touched_at FROM scope WHERE id = scope_id AND dag_id <> '') <= ?"
+        " AND NOT (key = ? AND EXISTS (SELECT 1 FROM entry AS own WHERE own.scope_id = entry.scope_id"
+        " AND substr(own.key, 1, length(?)) <> ? AND (own.expires_at IS NULL OR own.expires_at > ?)))))"
         " ORDER BY scope_id, key LIMIT ?",
-        (*after, now, RESERVED_PREFIX, RESERVED_PREFIX, idle_since, PURGE_ROWS),
+        (
+            *(*after, now, RESERVED_PREFIX, RESERVED_PREFIX, idle_since),
+            *(MAX_TRIES, RESERVED_PREFIX, RESERVED_PREFIX, now, PURGE_ROWS),
+        ),
     ).fetchall()
     _in_bulk(db, _DELETE, rows, joint=_OR)
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.scopes import AssetScope
 from async_task_state.stores import Batch, Snapshot
 from async_task_state.testing.storekit import (
@@ -86,6 +86,19 @@ class RetentionTests(StoreTests):
         assert await entries(store) == {"ever": "0", work: "1"}
         assert await store.purge(time.time() + RETENTION + DAY) == 1
         assert await entries(store) == {"ever": "0"}
+
+    @on_its_own
+    async def test_by_what_a_clear_is_known_stays_as_long_as_anything_of_the_authors(
+        self, store: Store
+    ) -> None:
+        """What the author keeps for ever must not look, to a later attempt, as if nobody had cleared the task."""
+        work = f"{RESERVED_PREFIX}work:x:0000000000"
+        lease = await hold(store, {"ever": "0", MAX_TRIES: "1", work: "1"})
+        assert await store.purge(time.time() + RETENTION + DAY) == 1
+        assert await entries(store) == {"ever": "0", MAX_TRIES: "1"}
+        await store.commit([Batch(lease, {"ever": (None, None)})])
+        assert await store.purge(time.time() + RETENTION + DAY) == 1
+        assert await store.read(SCOPE) is None
 
     @on_its_own
     async def test_work_progress_of_an_asset_stays(self, store: Store) -> None:

@@ -22,7 +22,7 @@ FORM = "a postgresql dsn is postgresql://user:password@host:5432/database"
     ("dsn", "address"),
     [
         ("postgresql://u:p@host/db", "postgresql://u@host/db"),
-        ("postgres://u:p@host/db", "postgres://u@host/db"),
+        ("postgres://u:p@host/db", "postgresql://u@host/db"),
         ("postgresql://u:p@host:5433/db", "postgresql://u@host:5433/db"),
         ("postgresql://u:p@one:1,two:65535,three/db", "postgresql://u@one:1,two:65535,three/db"),
         ("postgresql://u:p@10.0.0.1/db", "postgresql://u@10.0.0.1/db"),
@@ -252,6 +252,38 @@ def test_g8_whatever_a_dsn_is_it_is_read_or_refused(rest, query):
     for dsn in (f"postgresql:{rest}", f"postgresql://{rest}", f"postgresql://u:p@h/d?{query}", rest):
         error = refusal(dsn)
         assert error is None or error.__cause__ is error.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("dsn", "addresses"),
+    [
+        ("postgresql://u@a/d", ["postgresql://u@a/d"]),
+        ("postgresql:///d?sslmode=require", ["postgresql:///d?sslmode=require"]),
+        (
+            "postgresql://u@a:1,[::1]:2,c/d",
+            ["postgresql://u@a:1/d", "postgresql://u@[::1]:2/d", "postgresql://u@c/d"],
+        ),
+        (
+            "postgresql://u@a,b/d?port=1,2&sslmode=require",
+            ["postgresql://u@a/d?sslmode=require&port=1", "postgresql://u@b/d?sslmode=require&port=2"],
+        ),
+        ("postgresql://u@a,b/d?port=7", ["postgresql://u@a/d?port=7", "postgresql://u@b/d?port=7"]),
+        (
+            "postgresql:///d?host=a,/run/pg&user=u",
+            ["postgresql:///d?user=u&host=a", "postgresql:///d?user=u&host=%2Frun%2Fpg"],
+        ),
+        # What asyncpg refuses, and what must be asked of all of them together.
+        ("postgresql://a,b,c/d?port=1,2", ["postgresql://a,b,c/d?port=1%2C2"]),
+        (
+            "postgresql://a,b/d?target_session_attrs=prefer-standby",
+            ["postgresql://a,b/d?target_session_attrs=prefer-standby"],
+        ),
+    ],
+)
+def test_the_hosts_one_at_a_time(dsn, addresses):
+    each = PostgresDsn.parse(dsn.replace("//u@", "//u:secret@")).each_host()
+    assert [host.address for host in each] == addresses
+    assert all(host.password == ("secret" if "//u@" in dsn else None) for host in each)
 
 
 def test_our_options_are_none_of_the_drivers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
@@ -193,6 +194,25 @@ async def test_g5_after_a_failover_the_host_is_found_that_can_be_written(own_ser
         async with patient(chosen) as state:
             assert await state.get_all() == {"n": 1}
             await state.set("n", 2)
+
+
+async def test_g5_a_host_that_does_not_answer_leaves_the_next_its_time(own_server):
+    """As a machine that is gone, of which nobody hears that it is."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{own_server.port}"
+        for where in (f"@{hosts}/postgres?", f"@/postgres?host=127.0.0.1,127.0.0.1&port={ports_of(hosts)}&"):
+            dsn = (
+                f"postgresql://postgres:{own_server.password}{where}schema=silent&connect_timeout=0.5"
+                "&target_session_attrs=read-write"
+            )
+            async with opened(dsn) as store:
+                assert (await store.acquire(SCOPE, None)).lease.scope == SCOPE
+
+
+def ports_of(hosts):
+    return ",".join(host.rpartition(":")[2] for host in hosts.split(","))
 
 
 async def test_g5_callers_wait_for_a_server_that_does_not_answer(dsn, monkeypatch, caplog):

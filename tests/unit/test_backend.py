@@ -32,9 +32,9 @@ from async_task_state import (
 from async_task_state import TaskScope as OurScope
 from async_task_state import backend as module
 from async_task_state.backend import StateStoreBackend
+from async_task_state.codec import MAX_TRIES
 from async_task_state.lifetime import writer_for
 from async_task_state.settings import load_settings
-from async_task_state.state import MAX_TRIES
 
 SECTION = "AIRFLOW__ASYNC_TASK_STATE__"
 SCOPE = TaskScope("dag", "run", "task")

@@ -50,6 +50,27 @@ async def test_a_clear_is_known_whoever_emptied_the_state_before(make_state, sav
         assert (state.cleared, state.resumed) == (False, False)
 
 
+@pytest.mark.parametrize("max_tries", [0, 3, 7])
+async def test_a_clear_is_known_though_the_task_may_be_tried_less_often_now(make_state, max_tries):
+    async with make_state(attempt=1, max_tries=5) as state:
+        await state.set("n", 1)
+    async with make_state(attempt=2, max_tries=1 + max_tries) as state:
+        assert (state.cleared, await state.get_all()) == (True, {})
+        await state.set("n", 2)
+    async with make_state(attempt=2, max_tries=1 + max_tries) as state:
+        assert (state.cleared, await state.get_all()) == (False, {"n": 2})
+
+
+async def test_an_attempt_that_is_no_retry_is_of_a_clear_and_that_once(make_state):
+    async with make_state(attempt=1, max_tries=0) as state:
+        await state.set("n", 1)
+    async with make_state(attempt=2, max_tries=0) as state:
+        assert (state.cleared, await state.get_all()) == (True, {})
+        await state.set("n", 2)
+    async with make_state(attempt=2, max_tries=0) as state:
+        assert (state.cleared, await state.get_all()) == (False, {"n": 2})
+
+
 async def test_a_clear_goes_on_where_it_is_told_to(make_state):
     await leave(make_state, n=1)
     async with make_state(attempt=2, max_tries=2, on_clear="resume") as state:

@@ -119,6 +119,19 @@ class TidiesUpByHand(ByHand):
         await state.set("killed", True)
 
 
+class IsCancelledAnew(Count):
+    """Airflow cancels it again while it is being killed."""
+
+    async def on_kill(self):
+        self.driving = asyncio.current_task()
+        await super().on_kill()
+
+    async def on_user_kill(self, state):
+        self.driving.cancel()
+        await asyncio.wait([self.driving])
+        await super().on_user_kill(state)
+
+
 class Poll:
     """What has a `run` and is no trigger."""
 
@@ -215,6 +228,14 @@ async def test_g4_a_trigger_that_was_moved_to_nobody_yet_is_not_killed_by_a_user
 
 async def test_g4_a_user_kill_calls_the_hook_with_the_state():
     await run_trigger(Count(), stop="user_kill", when=at(7))
+    assert killed == [{"sum": 21}]
+
+
+async def test_g4_a_hook_that_takes_longer_is_not_cut_short():
+    await run_trigger(IsCancelledAnew(), stop="user_kill", when=at(7))
+    with anyio.fail_after(30):
+        while not killed:  # noqa: ASYNC110 - it is on its own
+            await asyncio.sleep(0.001)
     assert killed == [{"sum": 21}]
 
 

@@ -1,0 +1,41 @@
+"""Connecting to a PostgreSQL database that may be on one of several hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from async_task_state.stores.postgres_dsn import PostgresDsn
+
+__all__ = ["connect"]
+
+log = logging.getLogger(__name__)
+
+NOT_THIS_ONE: Final = (
+    *(OSError, asyncio.TimeoutError),
+    *(asyncpg.TargetServerAttributeNotMatched, asyncpg.CannotConnectNowError),
+)
+"""What is raised where a host is gone, does not answer, is none of those asked for, or has not started yet."""
+
+
+async def connect(dsn: PostgresDsn, command_timeout: float) -> Any:
+    """A connection to the first host that will do, each asked for `connect_timeout` seconds, as libpq does.
+
+    Args:
+        dsn: Where it is.
+        command_timeout: Seconds that the server may take for one statement.
+
+    Raises:
+        Exception: What asyncpg raises of the last host.
+    """
+    *others, last = dsn.each_host()
+    for number, host in enumerate(others, 1):
+        try:
+            return await asyncpg.connect(**host.arguments(), command_timeout=command_timeout)
+        except NOT_THIS_ONE as error:
+            log.info("host %d of the dsn is passed over: %s", number, str(error) or type(error).__name__)
+    return await asyncpg.connect(**last.arguments(), command_timeout=command_timeout)
