@@ -175,9 +175,9 @@ class TaskState(State):
         pending, max_tries = self._pending, self._max_tries
         if pending is None or max_tries is None:
             return
-        # No retry is of an attempt that there may not be: Airflow starts one that was cleared while its worker was lost.
-        tries = str(max(max_tries, self._attempt - 1))
-        noted = values.get(MAX_TRIES)
+        # Equal or not, and no more: a clear sets it by the DAG as it is then, and a scheduler that died makes attempts
+        # beyond it.
+        tries, noted = str(max_tries), values.get(MAX_TRIES)
         if noted == tries:
             return
         changes: dict[str, Change] = {MAX_TRIES: (tries, None)}
