@@ -17,7 +17,7 @@ from airflow.state import TaskScope as ServerTaskScope
 from anyio import to_thread
 from starlette.exceptions import HTTPException
 
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_json
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_json, kept_by_clear
 from async_task_state.connections import resolved_here, writer_of
 from async_task_state.errors import (
     AsyncTaskStateError,
@@ -30,7 +30,6 @@ from async_task_state.errors import (
 from async_task_state.lifetime import writer_for
 from async_task_state.scopes import AssetScope, TaskScope, scope_of
 from async_task_state.settings import SECTION, check_executor, load_settings
-from async_task_state.state import kept_by_clear
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.upkeep import purge_sync
 

@@ -24,6 +24,7 @@ __all__ = [
     "encode",
     "encode_changes",
     "encode_json",
+    "kept_by_clear",
 ]
 
 MAX_KEY_CHARS = 512
@@ -110,6 +111,12 @@ def encode_changes(
             check_key(key)
         changes[key] = (encode(key, value, max_bytes), retention)
     return changes
+
+
+def kept_by_clear(values: Mapping[str, str]) -> dict[str, Change]:
+    """What stays when an author clears a state: by it a later attempt of the task knows a user's clear."""
+    noted = values.get(MAX_TRIES)
+    return {} if noted is None else {MAX_TRIES: (noted, None)}
 
 
 def _check_value(key: str, value: Any, path: str) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
 from async_task_state.awaited import AwaitedWriter
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
+from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
     AsyncTaskStateError,
     InvalidArgumentError,
@@ -19,6 +18,7 @@ from async_task_state.errors import (
     StateNotOpenError,
     StoreUnavailableError,
 )
+from async_task_state.opened import forget_closed, note_open, states_open_here
 from async_task_state.pending import Stats
 from async_task_state.scopes import MAX_NUMBER
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
@@ -33,22 +33,15 @@ if TYPE_CHECKING:
     from async_task_state.pending import Pending
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
-    from async_task_state.stores import Change, Snapshot, Store
+    from async_task_state.stores import Snapshot, Store
     from async_task_state.stores.airflow import Channel
     from async_task_state.writer import Writer
 
-__all__ = ["State", "states_open_here"]
+__all__ = ["State"]
 
 S = TypeVar("S", bound="State")
 
 log = logging.getLogger(__name__)
-
-_opened: ContextVar[tuple[State, ...]] = ContextVar("async_task_state_opened", default=())
-
-
-def states_open_here() -> tuple[State, ...]:
-    """The states that are open in this context; one may have been left in another."""
-    return tuple(handle for handle in _opened.get() if handle.is_open)
 
 
 class State:
@@ -154,12 +147,11 @@ class State:
             outer._depth -= 1
             self._depth -= outer is not self
             if outer._depth == 0:
-                # Not reset(token): a generator may be closed in another context than it was begun in.
-                _opened.set(states_open_here())
+                forget_closed()
 
     def note(self) -> None:
         """Let this context know that the state is open, so that it is joined."""
-        _opened.set((*(handle for handle in states_open_here() if handle is not self), self))
+        note_open(self)
 
     @property
     def resumed(self) -> bool:
@@ -256,11 +248,8 @@ class State:
         pending = self._writable()
         check_key(key)
         # Somebody may have written it without a lease; Airflow's own store is asked for that.
-        if (
-            not isinstance(self._writer, AwaitedWriter)
-            or key in pending.values
-            or await self._look(key) is not None
-        ):
+        unasked = key in pending.values or not isinstance(self._writer, AwaitedWriter)
+        if unasked or await self._look(key) is not None:
             pending.record({key: (None, None)})
         await pending.flush()
 
@@ -270,7 +259,7 @@ class State:
         pending.check()
         with pending.lock:
             forgetting = [work._forget for work in list(self._works.values())]
-            pending.whole(pending.clear, forgetting, self._kept_by_clear(pending.values))
+            pending.whole(pending.clear, forgetting, kept_by_clear(pending.values))
         await pending.flush()
 
     async def refresh(self) -> None:
@@ -329,10 +318,6 @@ class State:
     def _begin(self, values: dict[str, str]) -> None:
         """What there is to do when a state was opened that holds `values`."""
         self._resumed = bool(values)
-
-    def _kept_by_clear(self, values: Mapping[str, str]) -> dict[str, Change]:  # noqa: ARG002 - for subclasses
-        """What the author's `clear` leaves, of what is not the author's."""
-        return {}
 
     def _values(self) -> dict[str, str]:
         if self._pending is not None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX, decode, encode_changes
 from async_task_state.errors import InvalidArgumentError, NoScopeError
-from async_task_state.handle import State, states_open_here
+from async_task_state.handle import State
+from async_task_state.opened import states_open_here
 from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import ON_CLEAR, check_executor, load_settings
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change, Store
     from async_task_state.stores.airflow import Channel
 
-__all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "kept_by_clear", "task_state"]
+__all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "task_state"]
 
 OnClear: TypeAlias = "Literal['restart', 'resume'] | Callable[[dict[str, Any]], Mapping[str, Any]]"
 """What comes of a state when a user has cleared its task; a function says what is kept of the values."""
@@ -124,12 +125,6 @@ def configured(store: str | Store | Channel | None) -> tuple[str | Store | Chann
     return store, settings
 
 
-def kept_by_clear(values: Mapping[str, str]) -> dict[str, Change]:
-    """What stays when the author of a task clears its state: by it a later attempt knows a user's clear."""
-    noted = values.get(MAX_TRIES)
-    return {} if noted is None else {MAX_TRIES: (noted, None)}
-
-
 class TaskState(State):
     """One holder's handle on the state of one task; `task_state()` makes it."""
 
@@ -194,9 +189,6 @@ class TaskState(State):
         pending.check()
         with pending.lock:
             pending.whole(pending.clear, (), changes)
-
-    def _kept_by_clear(self, values: Mapping[str, str]) -> dict[str, Change]:
-        return kept_by_clear(values)
 
     @property
     def _turn(self) -> int:

@@ -178,6 +178,8 @@ class SyncState(Generic[H]):
         return SyncWorkSet(self, self._handle.work(name))
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        import asyncio  # noqa: PLC0415 - who never opens a state does not pay for it
+
         if self._loop is None:
             call.close()
             raise StateNotOpenError(f"{self._entered!r} is not open here: enter it with `with`")
@@ -186,8 +188,6 @@ class SyncState(Generic[H]):
         except EventLoopRunningError:
             call.close()
             raise
-        import asyncio  # noqa: PLC0415 - who never opens a state does not pay for it
-
         task: asyncio.Task[T] | None = None
         try:
             task = self._loop.create_task(call)

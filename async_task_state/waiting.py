@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -68,7 +67,7 @@ def turn_given() -> None:
     _turns.last = time.monotonic() - _turns.early
 
 
-@contextmanager
+@contextlib.contextmanager
 def turn_at_each_call() -> Iterator[None]:
     """Let every call of this thread that does not wait give its event loop a turn."""
     _turns.early = 2 * TURN_SECONDS

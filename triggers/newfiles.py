@@ -43,9 +43,10 @@ class NewFilesTrigger(BaseEventTrigger):
     changed. What was reported is durable before the event leaves, as state of the asset and source.
 
     An event is never lost. It is fired again, as it was and with the same `event_id`, if the triggerer ends, by SIGTERM
-    or SIGKILL, before Airflow has said that the event is in its database, a second or two after it was fired. Airflow
-    before 3.3 does not say so: there it is taken to be in the database after five seconds. With the dsn `airflow:`,
-    which saves keys one by one, a crash between two of them may report files again under another id.
+    or SIGKILL, or the trigger is moved to another one, before Airflow has said that the event is in its database, a
+    second or two after it was fired. Airflow before 3.3 does not say so: there it is taken to be in the database after
+    five seconds. With the dsn `airflow:`, which saves keys one by one, a crash between two of them may report files again
+    under another id.
 
     Airflow runs it while a DAG that is not paused is scheduled on the asset. Give an asset one for each source.
 

@@ -142,7 +142,7 @@ class MemoryStore:
         count = 0
         for scope, record in list(self._records.items()):
             idle = self._default_retention is not None and record.touched_at + self._default_retention <= now
-            own = any(
+            own = idle and any(
                 not key.startswith(RESERVED_PREFIX) and not _expired(entry, now)
                 for key, entry in record.entries.items()
             )

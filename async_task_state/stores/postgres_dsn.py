@@ -13,8 +13,6 @@ __all__ = ["LIBPQ_OPTIONS", "PostgresDsn"]
 
 DEFAULT_SCHEMA: Final = "async_task_state"
 CONNECT_SECONDS: Final = 10.0
-CHOOSING: Final = ("prefer-standby",)
-"""Values of target_session_attrs by which one host is taken because no other is better."""
 
 OUR_OPTIONS: Final = frozenset({"connect_timeout", "pgbouncer", "schema"})
 FILE_OPTIONS: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -117,8 +115,8 @@ class PostgresDsn:
         ports = query.pop("port", "").split(",")
         if len(hosts) == 1 or len(ports) not in (1, len(hosts)):
             return [self]
-        if query.get("target_session_attrs") in CHOOSING:
-            # Which of them it is can be said of all only.
+        if query.get("target_session_attrs") == "prefer-standby":
+            # By which a host may be taken because none of the others is better.
             return [self]
         ports = ports * len(hosts) if len(ports) == 1 else ports
         return [
