@@ -14,7 +14,7 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
-from test_awaited import NOT_SOON, SCOPE, Airflow
+from channel import NOT_SOON, SCOPE, Airflow
 
 from async_task_state import Settings, TaskState, awaited, pending
 from async_task_state.lifetime import drain
