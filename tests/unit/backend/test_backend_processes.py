@@ -30,12 +30,6 @@ pytestmark = pytest.mark.usefixtures("_settings_read_anew", "_airflow_imported")
 
 
 @pytest.fixture
-def backend(dsn, monkeypatch):
-    monkeypatch.setenv(f"{SECTION}DSN", dsn)
-    return StateStoreBackend()
-
-
-@pytest.fixture
 def connection(postgres, monkeypatch):
     """State is kept where a connection of Airflow's says."""
     dsn = PostgresDsn.parse(postgres.dsn())

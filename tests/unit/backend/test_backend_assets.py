@@ -18,7 +18,6 @@ from airflow.utils.session import create_session, create_session_async
 from async_task_state import AssetScope as OurScope
 from async_task_state import InvalidArgumentError, asset_state
 from async_task_state import backend as module
-from async_task_state.backend import StateStoreBackend
 
 SECTION = "AIRFLOW__ASYNC_TASK_STATE__"
 ORDERS = Asset(name="orders/daily", uri="s3://warehouse/orders/daily")
@@ -39,12 +38,6 @@ def asset_ids():
     with create_session() as session:
         yield {asset.name: asset.id for asset in session.query(AssetModel)}
     settings.engine.dispose()
-
-
-@pytest.fixture
-def backend(dsn, monkeypatch):
-    monkeypatch.setenv(f"{SECTION}DSN", dsn)
-    return StateStoreBackend()
 
 
 @pytest.mark.asyncio

@@ -16,7 +16,6 @@ from airflow.state import TaskScope as ServerScope
 
 from async_task_state import InvalidKeyError, InvalidValueError, StoreError, ValueTooLargeError
 from async_task_state import TaskScope as OurScope
-from async_task_state.backend import StateStoreBackend
 from async_task_state.lifetime import writer_for
 from async_task_state.settings import load_settings
 
@@ -36,12 +35,6 @@ VALUES = [
 ]
 
 pytestmark = pytest.mark.usefixtures("_settings_read_anew", "_airflow_imported")
-
-
-@pytest.fixture
-def backend(dsn, monkeypatch):
-    monkeypatch.setenv(f"{SECTION}DSN", dsn)
-    return StateStoreBackend()
 
 
 class Worker:

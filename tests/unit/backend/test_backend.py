@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from uuid import UUID
 
@@ -27,7 +25,6 @@ from async_task_state import (
     StoreUnavailableError,
     TaskState,
     ValueTooLargeError,
-    lifetime,
 )
 from async_task_state import TaskScope as OurScope
 from async_task_state import backend as module
@@ -58,53 +55,6 @@ class RegionScope(TaskScope):
     """A task's scope as Airflow 3.4 has it."""
 
     region_id: UUID = NO_REGION
-
-
-class Door:
-    """A backend by its sync methods, or by their async twins."""
-
-    def __init__(self, backend, kind):
-        self._backend = backend
-        self._kind = kind
-
-    def __getattr__(self, name):
-        if self._kind == "sync":
-            return getattr(self._backend, name)
-        method = getattr(self._backend, f"a{name}")
-        return lambda *args, **options: anyio.run(partial(method, *args, **options))
-
-
-@pytest.fixture
-def backend(dsn, monkeypatch):
-    monkeypatch.setenv(f"{SECTION}DSN", dsn)
-    return StateStoreBackend()
-
-
-@pytest.fixture(params=["sync", "async"])
-def door(request, backend):
-    return Door(backend, request.param)
-
-
-@pytest.fixture
-def of_store(backend, dsn):
-    """Calls a method of the store itself."""
-
-    def of_store(method, *args):
-        writer = writer_for(dsn, load_settings())
-        return writer.ask(getattr(writer.store, method), *args)
-
-    return of_store
-
-
-def until_gone(door, scope, key):
-    deadline = time.monotonic() + 30
-    while door.get(scope, key) is not None:
-        assert time.monotonic() < deadline, f"{key} does not expire"
-        time.sleep(0.02)
-
-
-def soon(seconds=0.3):
-    return datetime.now(timezone.utc) + timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -151,22 +101,6 @@ def test_a_task_that_is_cleared_here_still_knows_a_users_clear(door, of_store):
     of_store("write", OurScope("dag", "run", "task"), {**noted, RESERVED: ('"work"', None)})
     door.clear(SCOPE)
     assert of_store("read", OurScope("dag", "run", "task")).entries == {MAX_TRIES: "1"}
-
-
-def test_cleanup_takes_the_time_it_needs(backend, monkeypatch, of_store):
-    """A batch has to be answered within `outage_timeout`, and not all of them."""
-    backend.set(SCOPE, "kept", "1")
-    [store] = {type(writer.store) for writer in lifetime._writers.values()}
-    purge = store.purge
-
-    async def slowly(self, *args):
-        await asyncio.sleep(0.3)
-        return await purge(self, *args)
-
-    monkeypatch.setattr(store, "purge", slowly)
-    monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__OUTAGE_TIMEOUT", "0.1")
-    load_settings.cache_clear()
-    backend.cleanup()
 
 
 def test_nothing_is_made_by_looking_deleting_or_clearing(door, of_store):
@@ -245,67 +179,6 @@ def test_keys_that_look_alike_do_not_collide(door):
     door.delete(SCOPE, "a/b")
     assert door.get(SCOPE, "a/b") is None
     assert door.get(SCOPE, "a_b") == "1"
-
-
-def test_a_key_is_gone_when_it_has_expired(door, of_store):
-    door.set(SCOPE, "never", "1")
-    door.set(SCOPE, "key", "1", expires_at=soon(60))
-    assert door.get(SCOPE, "key") == "1"
-    door.set(SCOPE, "key", "2", expires_at=soon())
-    until_gone(door, SCOPE, "key")
-    door.set(SCOPE, "key", "3", expires_at=soon(60))
-    door.set(SCOPE, "key", "4", expires_at=soon(-1))
-    assert door.get(SCOPE, "key") is None
-    assert of_store("purge") == 0
-    assert door.get(SCOPE, "never") == "1"
-
-
-def test_a_moment_without_time_zone_is_utc(backend, monkeypatch):
-    monkeypatch.setenv("TZ", "UTC+8")
-    time.tzset()
-    try:
-        backend.set(SCOPE, "key", "1", expires_at=soon(60).replace(tzinfo=None))
-        assert backend.get(SCOPE, "key") == "1"
-        backend.set(SCOPE, "key", "1", expires_at=soon(-60).replace(tzinfo=None))
-        assert backend.get(SCOPE, "key") is None
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-def test_another_time_zone_is_the_same_moment(door):
-    west = timezone(timedelta(hours=-8))
-    door.set(SCOPE, "key", "1", expires_at=soon(60).astimezone(west))
-    assert door.get(SCOPE, "key") == "1"
-    door.set(SCOPE, "key", "1", expires_at=soon(-60).astimezone(west))
-    assert door.get(SCOPE, "key") is None
-
-
-def test_a_key_written_anew_without_expiry_stays(door, of_store):
-    door.set(SCOPE, "kept", "1", expires_at=soon())
-    door.set(SCOPE, "kept", "2")
-    door.set(SCOPE, "gone", "1", expires_at=soon())
-    until_gone(door, SCOPE, "gone")
-    assert door.get(SCOPE, "kept") == "2"
-    of_store("purge", time.time() + 86400)
-    assert door.get(SCOPE, "kept") == "2"
-
-
-def test_values_of_assets_never_expire(door, of_store):
-    scope = AssetScope(name="asset")
-    door.set(scope, "watermark", "1", expires_at=soon(-1))
-    of_store("purge", time.time() + 10 * 365 * 86400)
-    assert door.get(scope, "watermark") == "1"
-
-
-def test_cleanup_purges(backend, of_store):
-    backend.set(SCOPE, "kept", "1")
-    backend.set(SCOPE, "gone", "1", expires_at=soon())
-    until_gone(backend, SCOPE, "gone")
-    backend.cleanup()
-    # What this one returns is how many were left for it.
-    assert of_store("purge") == 0
-    assert backend.get(SCOPE, "kept") == "1"
 
 
 def test_what_work_sets_keep_is_not_seen(door, of_store):
