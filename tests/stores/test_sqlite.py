@@ -18,14 +18,8 @@ from onestore import SCOPE, one_key, using
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope, TaskState
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.stores import Batch
-from async_task_state.stores.sqlite import (
-    APPLICATION_ID,
-    SCHEMA_VERSION,
-    SQLiteStore,
-    _check_owner,
-    _create_schema,
-    _hop,
-)
+from async_task_state.stores.sqlite import SQLiteStore, _hop
+from async_task_state.stores.sqlite_sql import APPLICATION_ID, SCHEMA_VERSION, check_owner, create_schema
 
 NOBODY = 65534
 
@@ -302,12 +296,12 @@ def test_a_database_made_meanwhile_is_ours(path):
                 if seen == when:
                     with closing(sqlite3.connect(path, isolation_level=None)) as first:
                         first.execute("BEGIN IMMEDIATE")
-                        _create_schema(first)
+                        create_schema(first)
                         first.execute("COMMIT")
                 seen += 1
 
             db.set_trace_callback(race)
-            _check_owner(db, path)
+            check_owner(db, path)
         if seen <= statements:
             break
         statements += 1
