@@ -24,8 +24,9 @@ __all__ = [
 NO_REGION = UUID(int=0)
 MAX_ID_CHARS = 250
 MAX_ASSET_CHARS = 1500
-MAX_ASSET_BYTES = 2600
-"""An index of PostgreSQL takes no more."""
+MAX_SCOPE_BYTES = 2600
+"""What a scope's ids may have together in UTF-8: a row of an index of PostgreSQL holds 2,704, the region and the rest of it
+included."""
 MAX_NUMBER = 2**31
 """What a map index or an attempt stays below, in Airflow's database too."""
 
@@ -46,7 +47,7 @@ class TaskScope:
 
     Raises:
         InvalidArgumentError: An id is not a string, empty, or longer than Airflow allows (250
-            characters); a map index is not an integer of at least -1.
+            characters); the three have more than 2,600 bytes together; a map index is not an integer of at least -1.
     """
 
     dag_id: str
@@ -62,6 +63,12 @@ class TaskScope:
                 raise InvalidArgumentError(
                     f"{name} must be a string of 1 to {MAX_ID_CHARS} characters that UTF-8 can encode, not {value!r}"
                 )
+        size = len(f"{self.dag_id}{self.run_id}{self.task_id}".encode())
+        if size > MAX_SCOPE_BYTES:
+            raise InvalidArgumentError(
+                f"dag_id, run_id and task_id may have {MAX_SCOPE_BYTES:,} bytes in UTF-8 together, not {size:,}:"
+                f" shorten one of {self.dag_id!r}, {self.run_id!r} and {self.task_id!r}"
+            )
         if type(self.map_index) is not int or not -1 <= self.map_index < MAX_NUMBER:
             raise InvalidArgumentError(
                 f"map_index must be an integer from -1 to 2^31, not {self.map_index!r}"
@@ -130,9 +137,9 @@ class AssetScope:
                     f"the {what} of an asset must be a string of 1 to {MAX_ASSET_CHARS:,} characters that UTF-8 can"
                     f" encode, not {value!r}"
                 )
-            if (size := len(value.encode())) > MAX_ASSET_BYTES:
+            if (size := len(value.encode())) > MAX_SCOPE_BYTES:
                 raise InvalidArgumentError(
-                    f"the {what} of an asset may have {MAX_ASSET_BYTES:,} bytes in UTF-8, not {size:,}: {value!r}"
+                    f"the {what} of an asset may have {MAX_SCOPE_BYTES:,} bytes in UTF-8, not {size:,}: {value!r}"
                 )
         if self.name is None and self.uri is None:
             raise InvalidArgumentError("an AssetScope needs the asset's name or its uri")

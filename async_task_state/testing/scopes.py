@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from async_task_state.codec import RESERVED_PREFIX
-from async_task_state.scopes import AssetScope, TaskScope
+from async_task_state.scopes import MAX_NUMBER, AssetScope, TaskScope
 from async_task_state.stores import Batch, Snapshot
 from async_task_state.testing.storekit import (
     AT_ONCE,
@@ -34,6 +34,7 @@ _chance = random.Random(0)  # noqa: S311 - it makes names
 # What cannot be compressed, for that is what an index has to take: the most characters, and the most bytes.
 LONG_NAME: Final = "".join(_chance.choices([chr(code) for code in range(33, 127)], k=1500))
 WIDE_NAME: Final = "".join(_chance.choices([chr(code) for code in range(0x4E00, 0x9FFF)], k=866)) + "xx"
+WIDE_IDS: Final = "".join(_chance.choices([chr(code) for code in range(0x10000, 0x1FFFF)], k=650))
 SCOPES: Final[tuple[Scope, ...]] = (
     SCOPE,
     TaskScope("dag", "run", "task", 0),
@@ -48,6 +49,7 @@ SCOPES: Final[tuple[Scope, ...]] = (
     TaskScope("dag", "manual__2026-01-01T00:00:00+00:00", "group.task"),
     TaskScope("d\N{ROCKET}g", "é", "'; --"),
     TaskScope("d" * 250, "r" * 250, "t" * 250),
+    TaskScope(WIDE_IDS[:250], WIDE_IDS[250:500], WIDE_IDS[500:], MAX_NUMBER - 1, UUID(int=2**128 - 1)),
     *(AssetScope(name) for name in ("dag", "task", "asset", "uri", "s3://bucket/a/b", "s3://bucket/a_b")),
     *(AssetScope(uri=uri) for uri in ("dag", "task", "asset", "uri", "s3://bucket/a/b", "s3://bucket/a_b")),
     *(AssetScope(name) for name in (" ", "\N{ROCKET}", "é", "e\u0301", "'; --", LONG_NAME, WIDE_NAME)),

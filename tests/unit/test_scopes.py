@@ -47,6 +47,18 @@ def test_g8_an_id_that_cannot_be_one_is_named(name, value):
         TaskScope(**{"dag_id": "d", "run_id": "r", "task_id": "t", name: value})
 
 
+def test_g8_ids_that_are_too_long_together_are_named():
+    most = {"dag_id": "\U0001f600" * 250, "run_id": "é" * 250, "task_id": "é" * 250}
+    TaskScope(**most)
+    ids = {**most, "run_id": "\U0001f600" * 250, "task_id": "\U0001f600" * 149 + "éx"}
+    with pytest.raises(
+        InvalidArgumentError,
+        match="dag_id, run_id and task_id may have 2,600 bytes in UTF-8 together, not 2,601: shorten one of",
+    ):
+        TaskScope(**{**ids, "task_id": "\U0001f600" * 150 + "x"})
+    TaskScope(**{**ids, "task_id": "\U0001f600" * 150})
+
+
 @pytest.mark.parametrize("value", [-2, 2**31, None, 1.0, "1", True], ids=repr)
 def test_g8_a_map_index_that_cannot_be_one_is_named(value):
     with pytest.raises(
