@@ -94,7 +94,7 @@ class AwaitedWriter:
         """
         snapshot = await self.call(self.read, scope)
         when_timed_out(drain)
-        lease = Lease(scope, 0, 1 if attempt is None else attempt, 0)
+        lease = Lease(scope, 0, 1 if attempt is None else attempt, 0, 0)
         self._pending = Pending(self, lease, snapshot.entries, max_delay * FLUSH_AT)
         return self._pending
 
@@ -106,7 +106,7 @@ class AwaitedWriter:
             # Not before it knows every key: the index that it writes is what the next process reads.
             self._airflow = airflow
         held = None if self._pending is None else self._pending.lease
-        return Snapshot(held or Lease(scope, 0, 0, 0), entries)
+        return Snapshot(held or Lease(scope, 0, 0, 0, 0), entries)
 
     async def call(self, method: Callable[..., Any], *args: object) -> Any:
         """Await a method of this, again while Airflow does not answer."""

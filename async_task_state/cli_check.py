@@ -203,7 +203,7 @@ async def _store(dsn: str) -> str:
         return nothing if is_postgres(dsn) else f"{nothing}: it is made on first use"
     store = open_store(dsn)
     try:
-        await store.commit([Batch(Lease(SCOPE, -1, 0, 0))])
+        await store.commit([Batch(Lease(SCOPE, -1, 0, 0, 0))])
         found = len(await store.scopes())
     finally:
         await store.close()

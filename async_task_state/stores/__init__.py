@@ -7,6 +7,7 @@ run on one asyncio loop, one `commit` at a time. A new store is one file: subcla
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -26,6 +27,7 @@ __all__ = [
     "ScopeInfo",
     "Snapshot",
     "Store",
+    "new_token",
     "open_store",
     "sqlite_path",
     "stale_attempt",
@@ -44,12 +46,15 @@ class Lease:
         scope_id: The store's own id of it, never used again for another.
         attempt: The holder's attempt.
         epoch: Goes up at every acquisition of the scope.
+        token: Drawn at every acquisition and every clear, see `new_token`. A database that was restored, or a standby
+            that was promoted, gives ids and epochs again that were given before, and never a token.
     """
 
     scope: Scope
     scope_id: int
     attempt: int
     epoch: int
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,11 @@ class ScopeInfo:
     updated_at: float
 
 
+def new_token() -> int:
+    """A random number of 63 bits, as databases can keep it."""
+    return int.from_bytes(os.urandom(8), "big") >> 1
+
+
 class Store(Protocol):
     """Keeps leases and rows. Every method raises `StoreUnavailableError` where trying again may help.
 
@@ -93,7 +103,7 @@ class Store(Protocol):
     """
 
     async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
-        """Take the scope's lease from whoever has it, with an epoch above all earlier ones.
+        """Take the scope's lease from whoever has it, with an epoch above all earlier ones and a token of its own.
 
         Args:
             scope: Whose state.

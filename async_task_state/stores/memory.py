@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError
 from async_task_state.scopes import TaskScope
-from async_task_state.stores import Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.stores import Lease, ScopeInfo, Snapshot, new_token, stale_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -75,14 +75,17 @@ class MemoryStore:
         """See `Store.acquire`."""
         record = self._records.get(scope)
         if record is None:
-            lease = Lease(scope, next(self._ids), 1 if attempt is None else attempt, 1)
+            lease = Lease(scope, next(self._ids), 1 if attempt is None else attempt, 1, new_token())
             record = self._records[scope] = _Record(lease, time.time())
         else:
             held = record.lease
             if attempt is not None and attempt < held.attempt:
                 raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
             record.lease = replace(
-                held, attempt=held.attempt if attempt is None else attempt, epoch=held.epoch + 1
+                held,
+                attempt=held.attempt if attempt is None else attempt,
+                epoch=held.epoch + 1,
+                token=new_token(),
             )
             record.touched_at = time.time()
         return Snapshot(record.lease, record.live())
@@ -123,7 +126,7 @@ class MemoryStore:
         now = time.time()
         record = self._records.get(scope)
         if record is None:
-            record = self._records[scope] = _Record(Lease(scope, next(self._ids), 1, 0), now)
+            record = self._records[scope] = _Record(Lease(scope, next(self._ids), 1, 0, new_token()), now)
         record.change(changes, now, cleared=cleared)
 
     async def clear(self, scope: Scope) -> int | None:
@@ -133,7 +136,7 @@ class MemoryStore:
             return None
         count = len(record.entries)
         record.entries.clear()
-        record.lease = replace(record.lease, attempt=1, epoch=record.lease.epoch + 1)
+        record.lease = replace(record.lease, attempt=1, epoch=record.lease.epoch + 1, token=new_token())
         return count
 
     async def purge(self, now: float | None = None) -> int:

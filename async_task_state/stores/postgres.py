@@ -18,7 +18,7 @@ from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.deadline import Deadline
 from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
 from async_task_state.scopes import scope_of
-from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token, stale_attempt
 from async_task_state.stores.postgres_connect import connect
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import prepare
@@ -81,11 +81,12 @@ class PostgresStore:
         async with self._use() as db:
             taken: list[Any] = []
             while not taken:
-                stored, epoch = await self._newest(db, scope)
+                stored, epoch, token = await self._newest(db, scope)
                 if attempt is not None and attempt < stored:
                     raise StaleAttemptError(stale_attempt(scope, attempt, stored))
                 # From nobody but who was seen to hold it: a call that was lost must not take it from who came since.
-                taken = await self._all(db, self._sql.acquire, *scope.row, attempt, epoch)
+                seen = epoch, token
+                taken = await self._all(db, self._sql.acquire, *scope.row, attempt, new_token(), *seen)
             lease = Lease(scope, *taken[0])
             self._touched.add(lease.scope_id)
             # A statement of its own, for one sees nothing that was committed while it waited for a lock.
@@ -108,7 +109,7 @@ class PostgresStore:
             rows = await self._all(db, self._sql.read, *scope.row)
         if not rows:
             return None
-        return Snapshot(Lease(scope, *rows[0][:3]), {row[3]: row[4] for row in rows if row[3] is not None})
+        return Snapshot(Lease(scope, *rows[0][:4]), {row[4]: row[5] for row in rows if row[4] is not None})
 
     async def scopes(
         self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
@@ -125,7 +126,7 @@ class PostgresStore:
         lost, whatever is newer waits for it.
         """
         async with self._use() as db, _transaction(db):
-            row = await db.fetchrow(self._sql.make, *scope.row)
+            row = await db.fetchrow(self._sql.make, *scope.row, new_token())
             await self._change(db, Rows.of([Batch(Lease(scope, *row), dict(changes), cleared)]))
 
     async def clear(self, scope: Scope) -> int | None:
@@ -134,7 +135,7 @@ class PostgresStore:
             row = await db.fetchrow(self._sql.lock, *scope.row)
             if row is None:
                 return None
-            await db.execute(self._sql.reset, row[0])
+            await db.execute(self._sql.reset, row[0], new_token())
             return _count(await db.execute(self._sql.clear, array_of([row[0]])))
 
     async def purge(self, now: float | None = None) -> int:
@@ -195,8 +196,7 @@ class PostgresStore:
         rows = Rows.of(part)
         held: bool
         if rows.are_one_upsert and len(part) == 1:
-            lease = part[0].lease
-            fence = (lease.scope_id, lease.attempt, lease.epoch, self._retry)
+            fence = (ids[0], numbers[0], self._retry)
             row = (rows.keys[0], rows.values[0], rows.kept[0])
             held = bool(await self._all(db, self._sql.save_row, *fence, *row))
         elif rows.are_upserts:
@@ -245,10 +245,10 @@ class PostgresStore:
             # A statement of its own: it sees what was saved before the rows were locked.
             return bool(_count(await db.execute(self._sql.forget, array_of(ids))))
 
-    async def _newest(self, db: Any, scope: Scope) -> tuple[int, int]:
-        """The scope's attempt and epoch."""
+    async def _newest(self, db: Any, scope: Scope) -> tuple[int, int, int]:
+        """The scope's attempt, epoch and token."""
         rows = await self._all(db, self._sql.newest, *scope.row)
-        return (rows[0][0], rows[0][1]) if rows else (0, NOT_THERE)
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else (0, NOT_THERE, 0)
 
     async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
         """The rows that a statement in a transaction of its own returns."""

@@ -40,6 +40,12 @@ ALTER TABLE {schema}.entry SET (fillfactor = 45, autovacuum_vacuum_scale_factor 
 ALTER TABLE {schema}.scope SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX entry_expires_at ON {schema}.entry (expires_at) WHERE expires_at IS NOT NULL;
 """,
+    # A process that knows the version before only goes on without these: what it opens keeps its token, and has another
+    # epoch.
+    """
+ALTER TABLE {schema}.scope ADD COLUMN token bigint NOT NULL DEFAULT 0,
+    ADD COLUMN run text COLLATE "C" NOT NULL DEFAULT '';
+""",
 )
 """What leads from each version to the next. One that was released is never changed."""
 

@@ -48,7 +48,9 @@ LONGEST: Final = 100 * 365.25 * 86400.0
 """Seconds. What is kept for longer is kept for ever: a timestamp ends."""
 
 _SCOPE_KEY: Final = "dag_id = $1 AND run_id = $2 AND task_id = $3 AND map_index = $4 AND region_id = $5"
-_LEASE: Final = "attempt::bigint << 32 | epoch"
+_LEASE: Final = "((attempt::bigint << 32 | epoch) # token)"
+_NUMBERS: Final = "id, attempt, epoch, token"
+"""Of a lease."""
 _LIVE: Final = "(expires_at IS NULL OR expires_at > now())"
 _NOW: Final = "coalesce(to_timestamp($1), now())"
 
@@ -72,8 +74,8 @@ _ANSWER: Final = "SELECT all_held FROM good"
 # A key column is among those set so that the row is locked FOR UPDATE, and so before it is looked at: no commit is
 # under way then, and rows may be locked in any order.
 _MAKE: Final = (
-    "INSERT INTO {{schema}}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
-    " VALUES ($1, $2, $3, $4, $5, {0}, now())"
+    "INSERT INTO {{schema}}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token,"
+    " touched_at) VALUES ($1, $2, $3, $4, $5, {0}, now())"
     " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
     " touched_at = now()"
 )
@@ -113,8 +115,8 @@ FROM (SELECT date_part('epoch', now()) AS now) AS moment,
 # One row of one scope, with the fence: two thirds of the time of the general one. No answer where the lease is not held.
 _SAVE_ROW: Final = f"""
 {_INSERT}
-SELECT id, $5::text, $6::text, now(), {_EXPIRY.format(kept="$7::float8", now="date_part('epoch', now())")}
-FROM {{schema}}.scope WHERE id = $1 AND attempt = $2 AND epoch = $3 AND retry <= $4 FOR KEY SHARE
+SELECT id, $4::text, $5::text, now(), {_EXPIRY.format(kept="$6::float8", now="date_part('epoch', now())")}
+FROM {{schema}}.scope WHERE id = $1 AND {_LEASE} = $2 AND retry <= $3 FOR KEY SHARE
 {_ON_CONFLICT}
 RETURNING true"""
 
@@ -154,17 +156,17 @@ class Statements:
             " WHERE s.id = held.id AND s.retry < $3"
         )
         self.acquire = sql(
-            _MAKE.format("coalesce($6::integer, 1), 1")
-            + ", attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, retry = 0 WHERE s.epoch = $7"
-            " RETURNING id, attempt, epoch"
+            _MAKE.format("coalesce($6::integer, 1), 1, $7")
+            + ", attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, token = excluded.token, retry = 0"
+            f" WHERE s.epoch = $8 AND s.token = $9 RETURNING {_NUMBERS}"
         )
-        self.make = sql(_MAKE.format("1, 0") + " RETURNING id, attempt, epoch")
-        self.newest = sql(f"SELECT attempt, epoch FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
+        self.make = sql(_MAKE.format("1, 0, $6") + f" RETURNING {_NUMBERS}")
+        self.newest = sql(f"SELECT attempt, epoch, token FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
         self.entries = sql(
             f"SELECT key, value FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE} ORDER BY key"
         )
         self.read = sql(
-            "SELECT id, attempt, epoch, key, value FROM {schema}.scope"
+            f"SELECT {_NUMBERS}, key, value FROM {{schema}}.scope"
             f" LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE} WHERE {_SCOPE_KEY} ORDER BY key"
         )
         self.scopes = sql(
@@ -177,7 +179,9 @@ class Statements:
             " GROUP BY id ORDER BY updated DESC"
         )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
-        self.reset = sql("UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, retry = 0 WHERE id = $1")
+        self.reset = sql(
+            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, retry = 0 WHERE id = $1"
+        )
         self.purge = sql(
             "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.entry"
             f" WHERE expires_at <= {_NOW} LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED)"
@@ -201,8 +205,11 @@ class Statements:
 
 
 def lease_number(lease: Lease) -> int:
-    """Attempt and epoch as one number, as the statements compare them."""
-    return lease.attempt << 32 | lease.epoch
+    """Attempt, epoch and token as one number of 63 bits, as the statements compare them.
+
+    Attempt and epoch have 31 bits each: the columns are of type integer, and the server refuses more.
+    """
+    return (lease.attempt << 32 | lease.epoch) ^ lease.token
 
 
 def parts(batches: Sequence[Batch]) -> Iterator[list[Batch]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError, StoreError
 from async_task_state.scopes import scope_of
-from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, stale_attempt
+from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token, stale_attempt
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APPLICATION_ID",
+    "MIGRATIONS",
     "SCHEMA_VERSION",
     "TOUCH_SECONDS",
     "acquire",
     "check_owner",
     "clear",
     "commit",
-    "create_schema",
     "forget",
+    "migrate",
     "prepare",
     "purge",
     "read",
@@ -41,8 +42,8 @@ __all__ = [
 T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x41545301
-SCHEMA_VERSION: Final = 1
-SCHEMA: Final = """
+MIGRATIONS: Final = (
+    """
 CREATE TABLE scope (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     dag_id TEXT NOT NULL, run_id TEXT NOT NULL, task_id TEXT NOT NULL,
@@ -55,7 +56,17 @@ CREATE TABLE entry (
     updated_at REAL NOT NULL, expires_at REAL,
     PRIMARY KEY (scope_id, key)
 ) WITHOUT ROWID;
-"""
+""",
+    # A process that knows version 1 only goes on without these: what it opens keeps its token, and has another epoch.
+    """
+ALTER TABLE scope ADD COLUMN token INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE scope ADD COLUMN run TEXT NOT NULL DEFAULT '';
+CREATE INDEX entry_expires_at ON entry (expires_at) WHERE expires_at IS NOT NULL;
+""",
+)
+"""What leads from each version to the next. One that was released is never changed."""
+
+SCHEMA_VERSION: Final = len(MIGRATIONS)
 
 PURGE_ROWS: Final = 1000
 TOUCH_SECONDS: Final = 3600
@@ -67,8 +78,8 @@ ROWS_A_STATEMENT: Final = 199
 # sqlite3 lets go of the GIL at every row it steps over; where another thread is busy, each costs it 5 ms to get back.
 # So a statement takes many rows, and the one that looks at leases returns only those that need something done.
 _LOOK = (
-    "WITH held (id, attempt, epoch) AS (VALUES {rows}) SELECT held.id, held.attempt, held.epoch,"
-    " scope.attempt IS NOT held.attempt OR scope.epoch IS NOT held.epoch AS fenced"
+    "WITH held (id, attempt, epoch, token) AS (VALUES {rows}) SELECT held.id, held.attempt, held.epoch, held.token,"
+    " scope.attempt IS NOT held.attempt OR scope.epoch IS NOT held.epoch OR scope.token IS NOT held.token AS fenced"
     " FROM held LEFT JOIN scope ON scope.id = held.id WHERE fenced OR touched_at < ?"
 )
 _CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows})"
@@ -112,7 +123,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
         )
     db.execute("PRAGMA synchronous = FULL")
     if db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
-        transact(db, "BEGIN IMMEDIATE", create_schema)
+        transact(db, "BEGIN IMMEDIATE", migrate)
 
 
 def check_owner(db: sqlite3.Connection, path: Path) -> None:
@@ -134,17 +145,18 @@ def check_owner(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def create_schema(db: sqlite3.Connection) -> None:
-    """Make the tables; the transaction is the caller's."""
-    # Another process may have been first.
-    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
-        return
-    for statement in SCHEMA.split(";"):
-        db.execute(statement)
-    # Ids begin anywhere: a lease of a file that was deleted must not match one of the file made in its place.
-    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('scope', ?)", (secrets.randbits(40),))
-    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def migrate(db: sqlite3.Connection) -> None:
+    """Make the tables, or bring them up to date; the transaction is the caller's."""
+    # Asked here, because another process may have been first.
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    for number, migration in enumerate(MIGRATIONS[version:], version + 1):
+        for statement in migration.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {number}")
+    if version == 0:
+        # Ids begin anywhere: a lease of a file that was deleted must not match one of the file made in its place.
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('scope', ?)", (secrets.randbits(40),))
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
@@ -153,18 +165,19 @@ def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
 
 
 def _find(db: sqlite3.Connection, scope: Scope) -> Lease | None:
-    query = f"SELECT id, attempt, epoch FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
+    query = f"SELECT id, attempt, epoch, token FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
     row = db.execute(query, scope.row).fetchone()
     return None if row is None else Lease(scope, *row)
 
 
 def _make(db: sqlite3.Connection, scope: Scope, attempt: int, epoch: int) -> Lease:
+    token = new_token()
     cursor = db.execute(
-        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, touched_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (*scope.row, attempt, epoch, time.time()),
+        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token, touched_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*scope.row, attempt, epoch, token, time.time()),
     )
-    return Lease(scope, cursor.lastrowid or 0, attempt, epoch)
+    return Lease(scope, cursor.lastrowid or 0, attempt, epoch, token)
 
 
 def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None) -> Snapshot:
@@ -174,10 +187,11 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None) -> Snapsh
         return Snapshot(_make(db, scope, 1 if attempt is None else attempt, 1), {})
     if attempt is not None and attempt < held.attempt:
         raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
-    lease = Lease(scope, held.scope_id, held.attempt if attempt is None else attempt, held.epoch + 1)
+    attempt = held.attempt if attempt is None else attempt
+    lease = Lease(scope, held.scope_id, attempt, held.epoch + 1, new_token())
     db.execute(
-        "UPDATE scope SET attempt = ?, epoch = ?, touched_at = ? WHERE id = ?",
-        (lease.attempt, lease.epoch, time.time(), lease.scope_id),
+        "UPDATE scope SET attempt = ?, epoch = ?, token = ?, touched_at = ? WHERE id = ?",
+        (lease.attempt, lease.epoch, lease.token, time.time(), lease.scope_id),
     )
     return Snapshot(lease, _entries(db, lease.scope_id))
 
@@ -185,14 +199,13 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None) -> Snapsh
 def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     """See `Store.commit`."""
     now = time.time()
-    leases = {(b.lease.scope_id, b.lease.attempt, b.lease.epoch): b.lease for b in batches}
+    leases = {_numbers(batch.lease): batch.lease for batch in batches}
     noted = _in_bulk(db, _LOOK, list(leases), now - TOUCH_SECONDS)
-    fenced = {row[:3] for row in noted if row[3]}
+    fenced = {row[:4] for row in noted if row[4]}
     cleared, upserts, gone = [], [], []
     for batch in batches:
-        lease = batch.lease
-        scope_id = lease.scope_id
-        if fenced and (scope_id, lease.attempt, lease.epoch) in fenced:
+        scope_id = batch.lease.scope_id
+        if fenced and _numbers(batch.lease) in fenced:
             continue
         if batch.cleared:
             cleared.append((scope_id,))
@@ -204,13 +217,18 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     _in_bulk(db, _CLEAR, cleared)
     _in_bulk(db, _UPSERT, upserts)
     _in_bulk(db, _DELETE, gone, joint=_OR)
-    _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[3]], now)
+    _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[4]], now)
     return [leases[ids] for ids in fenced]
 
 
 def write(db: sqlite3.Connection, scope: Scope, changes: Mapping[str, Change], cleared: bool) -> None:
     """See `Store.write`."""
     commit(db, [Batch(_find(db, scope) or _make(db, scope, 1, 0), dict(changes), cleared)])
+
+
+def _numbers(lease: Lease) -> tuple[int, int, int, int]:
+    """What tells a lease from every other one."""
+    return lease.scope_id, lease.attempt, lease.epoch, lease.token
 
 
 def _in_bulk(
@@ -258,7 +276,8 @@ def clear(db: sqlite3.Connection, scope: Scope) -> int | None:
     lease = _find(db, scope)
     if lease is None:
         return None
-    db.execute("UPDATE scope SET attempt = 1, epoch = epoch + 1 WHERE id = ?", (lease.scope_id,))
+    fencing = "UPDATE scope SET attempt = 1, epoch = epoch + 1, token = ? WHERE id = ?"
+    db.execute(fencing, (new_token(), lease.scope_id))
     return db.execute("DELETE FROM entry WHERE scope_id = ?", (lease.scope_id,)).rowcount
 
 

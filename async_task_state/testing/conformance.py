@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from unittest import SkipTest
@@ -14,8 +15,11 @@ from async_task_state.stores import Batch, Lease, Snapshot
 from async_task_state.testing.retention import RetentionTests
 from async_task_state.testing.scopes import ScopeTests
 from async_task_state.testing.storekit import (
+    DAY,
     OTHER,
+    RETENTION,
     SCOPE,
+    THIRD,
     entries,
     hold,
     on_its_own,
@@ -98,7 +102,8 @@ class StoreConformance(RetentionTests, ScopeTests, WriteTests):
         """A new holder gets what the one before it left, and an epoch above it."""
         first = await hold(store, {"a": "1"})
         second = await store.acquire(SCOPE, 1)
-        assert second == Snapshot(replace(first, epoch=second.lease.epoch), {"a": "1"})
+        expected = replace(first, epoch=second.lease.epoch, token=second.lease.token)
+        assert second == Snapshot(expected, {"a": "1"})
         assert second.lease.epoch > first.epoch
 
     @on_its_own
@@ -163,7 +168,7 @@ class StoreConformance(RetentionTests, ScopeTests, WriteTests):
         """All or nothing for each batch: a holder that lost its lease does not hold the others up."""
         stale = await hold(store, {"a": "1", "b": "2"})
         await store.acquire(SCOPE, None)
-        good = [(await store.acquire(scope, 1)).lease for scope in (OTHER, TaskScope("dag", "run", "third"))]
+        good = [(await store.acquire(scope, 1)).lease for scope in (OTHER, THIRD)]
         bad = Batch(stale, {"a": ("9", None), "b": (None, None), "c": ("9", None)}, cleared=True)
         put: dict[str, Change] = {"k": ("1", None)}
         assert list(await store.commit([Batch(good[0], put), bad, Batch(good[1], put)])) == [stale]
@@ -173,15 +178,56 @@ class StoreConformance(RetentionTests, ScopeTests, WriteTests):
 
     @on_its_own
     async def test_g4_a_lease_of_an_older_attempt_is_fenced(self, store: Store) -> None:
-        """A lease must match in attempt and epoch, and be of a scope that is there."""
+        """A lease must match in attempt, epoch and token, and be of a scope that is there."""
         old = (await store.acquire(SCOPE, 1)).lease
         new = (await store.acquire(SCOPE, 2)).lease
-        nowhere = Lease(OTHER, new.scope_id + 1000, 1, 1)
-        wrong = [old, replace(new, attempt=1), replace(new, epoch=new.epoch + 1), nowhere]
+        third = (await store.acquire(THIRD, 1)).lease
+        nowhere = Lease(OTHER, new.scope_id + 1000, 1, 1, 0)
+        wrong = [
+            *(old, nowhere, replace(new, attempt=1), replace(new, epoch=new.epoch + 1)),
+            *(replace(new, token=token) for token in (new.token ^ 1, new.token ^ 1 << 62, old.token, 0)),
+        ]
+        row: dict[str, Change] = {"a": ("1", None)}
+        rows: dict[str, Change] = {**row, "b": ("2", None)}
+        gone: dict[str, Change] = {"a": (None, None)}
         for lease in wrong:
-            assert await put(store, lease, {"a": "1"}) == [lease]
+            for batch in (
+                Batch(lease),
+                Batch(lease, row),
+                Batch(lease, rows),
+                Batch(lease, gone, cleared=True),
+            ):
+                assert list(await store.commit([batch])) == [lease]
+                assert list(await store.commit([batch, Batch(third, row)])) == [lease]
         assert await store.read(SCOPE) == Snapshot(new, {})
         assert await store.read(OTHER) is None
+        assert await store.read(THIRD) == Snapshot(third, {"a": "1"})
+
+    @on_its_own
+    async def test_g4_a_token_never_comes_again(self, store: Store) -> None:
+        """It is drawn at each acquisition, each clear and each time a scope is made, and is what anybody reads."""
+        seen = []
+
+        async def note() -> None:
+            snapshot = await store.read(SCOPE)
+            assert snapshot is not None
+            seen.append(snapshot.lease)
+
+        for _ in range(3):
+            held = (await store.acquire(SCOPE, None)).lease
+            await note()
+            assert seen[-1] == held
+            await store.write(SCOPE, {})
+            assert (await store.read(SCOPE)) == Snapshot(held, {})
+            await store.clear(SCOPE)
+            await note()
+            await store.purge(time.time() + RETENTION + DAY)
+            await store.write(SCOPE, {})
+            await note()
+            await store.purge(time.time() + RETENTION + DAY)
+        assert len({lease.token for lease in seen}) == len(seen)
+        assert all(0 <= lease.token < 2**63 for lease in seen)
+        assert max(lease.token for lease in seen) > 2**50
 
     @on_its_own
     async def test_an_empty_batch_asks_whether_the_lease_counts(self, store: Store) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "OTHER",
     "RETENTION",
     "SCOPE",
+    "THIRD",
     "StoreTests",
     "entries",
     "hold",
@@ -29,6 +30,7 @@ __all__ = [
 
 SCOPE: Final = TaskScope("dag", "run", "task")
 OTHER: Final = TaskScope("dag", "run", "other")
+THIRD: Final = TaskScope("dag", "run", "third")
 DAY: Final = 86400.0
 RETENTION: Final = 30 * DAY
 AT_ONCE: Final = 1e-9

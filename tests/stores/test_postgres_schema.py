@@ -6,14 +6,16 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import anyio
 import asyncpg
 import pytest
 from direct import opened
+from firstversion import OldPostgresStore
 
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope, TaskState
-from async_task_state.stores import Batch, open_store, postgres_schema
+from async_task_state.stores import Batch
 from async_task_state.stores.postgres_dsn import PostgresDsn
 from async_task_state.stores.postgres_schema import MIGRATIONS, script
 
@@ -155,7 +157,7 @@ def test_processes_that_begin_at_once_make_or_migrate_one_schema(dsn, execute, c
 
 
 def test_g1_g5_a_migration_under_load_is_noticed_by_nobody_and_loses_nothing(
-    dsn, execute, catalog, postgres, monkeypatch, caplog
+    dsn, execute, catalog, postgres, caplog
 ):
     schema = schema_of(dsn)
     execute(script(schema, MIGRATIONS[:-1]))
@@ -170,8 +172,8 @@ def test_g1_g5_a_migration_under_load_is_noticed_by_nobody_and_loses_nothing(
         migrated = asyncio.Event()
 
         async def hold(number):
-            # A store of its own, and so a connection of its own.
-            scope, store = TaskScope("dag", "run", "holder", number), open_store(dsn)
+            # A store of its own, and so a connection of its own, in a process that knows the version before.
+            scope, store = TaskScope("dag", "run", "holder", number), OldPostgresStore(dsn)
             async with TaskState(scope, store=store, settings=Settings(dsn=dsn)) as state:
                 opened.put_nowait(number)
                 last = False
@@ -181,12 +183,10 @@ def test_g1_g5_a_migration_under_load_is_noticed_by_nobody_and_loses_nothing(
                     told[number] += 1
 
         async with anyio.create_task_group() as group:
-            with monkeypatch.context() as old:
-                old.setattr(postgres_schema, "MIGRATIONS", MIGRATIONS[:-1])
-                for number in range(HOLDERS):
-                    group.start_soon(hold, number)
-                for _ in range(HOLDERS):
-                    await opened.get()
+            for number in range(HOLDERS):
+                group.start_soon(hold, number)
+            for _ in range(HOLDERS):
+                await opened.get()
             assert (await asyncio.to_thread(catalog, dsn))[1] == len(MIGRATIONS) - 1
             before = list(told)
             await asyncio.to_thread(begin_at_once, dsn, 1)
@@ -205,6 +205,46 @@ def test_g1_g5_a_migration_under_load_is_noticed_by_nobody_and_loses_nothing(
     new = postgres.dsn()
     using(new, taken)
     assert catalog(dsn) == catalog(new)
+
+
+def test_g4_holders_of_both_versions_fence_each_other(dsn, execute):
+    execute(script(schema_of(dsn), MIGRATIONS[:-1]))
+    scope = TaskScope("dag", "run", "task")
+    batch = {"a": ("1", None)}
+
+    async def play(new):
+        old = OldPostgresStore(dsn)
+        try:
+            first = (await old.acquire(scope, 1)).lease
+            assert await old.commit([Batch(first, batch)]) == []
+            for attempt in (1, 1, 2):
+                second = (await new.acquire(scope, attempt)).lease
+                assert await old.commit([Batch(first, batch)]) == [first]
+                assert await new.commit([Batch(second, batch)]) == []
+                first = (await old.acquire(scope, attempt)).lease
+                assert await new.commit([Batch(second, batch)]) == [second]
+                assert await new.commit([Batch(second)]) == [second]
+                assert await old.commit([Batch(first, batch)]) == []
+            await new.clear(scope)
+            assert await old.commit([Batch(first, batch)]) == [first]
+        finally:
+            await old.close()
+
+    using(dsn, play)
+
+
+def test_g4_a_scope_cannot_be_opened_more_often_than_its_number_can_say(dsn, execute):
+    async def play(store):
+        lease = await taken(store)
+        await asyncio.to_thread(execute, f'UPDATE "{schema_of(dsn)}".scope SET epoch = 2147483647')
+        last = replace(lease, epoch=2**31 - 1)
+        assert await store.commit([Batch(last, {"a": ("1", None)})]) == []
+        with pytest.raises(StoreError, match="22003"):
+            await taken(store)
+        assert (await store.read(lease.scope)).lease == last
+        assert await store.commit([Batch(last)]) == []
+
+    using(dsn, play)
 
 
 def test_g8_a_schema_that_is_newer_than_the_code_is_refused_and_left_alone(dsn, execute, catalog):

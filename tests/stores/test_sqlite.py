@@ -19,7 +19,7 @@ from async_task_state import Settings, StoreError, StoreUnavailableError, TaskSc
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.stores import Batch
 from async_task_state.stores.sqlite import SQLiteStore, _hop
-from async_task_state.stores.sqlite_sql import APPLICATION_ID, SCHEMA_VERSION, check_owner, create_schema
+from async_task_state.stores.sqlite_sql import APPLICATION_ID, SCHEMA_VERSION, check_owner, migrate
 
 NOBODY = 65534
 
@@ -296,7 +296,7 @@ def test_a_database_made_meanwhile_is_ours(path):
                 if seen == when:
                     with closing(sqlite3.connect(path, isolation_level=None)) as first:
                         first.execute("BEGIN IMMEDIATE")
-                        create_schema(first)
+                        migrate(first)
                         first.execute("COMMIT")
                 seen += 1
 
