@@ -23,6 +23,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kills", type=int, default=200, help="how often tests/faults kills a process, each store"
     )
+    parser.addoption(
+        "--failovers",
+        type=int,
+        default=1,
+        help="how often tests/faults promotes a standby that lags, and puts a backup back",
+    )
     parser.addoption("--chaos-seconds", type=float, default=60, help="how long tests/faults kills a server")
     parser.addoption(
         "--deaths",

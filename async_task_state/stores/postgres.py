@@ -265,6 +265,8 @@ class PostgresStore:
             try:
                 if self._db is None or self._db.is_closed():
                     self._db = await self._connect()
+                    # The database may have gone back to an earlier moment.
+                    self._touched.clear()
                 yield self._db
             except AsyncTaskStateError as error:
                 if isinstance(error, StoreError):

@@ -249,6 +249,16 @@ async def test_a_commit_says_that_its_scope_is_in_use_when_that_was_long_ago(
             assert await touched(later)
 
 
+async def test_a_commit_to_a_database_that_was_restored_says_that_its_scope_is_in_use(postgres, dsn):
+    scope = f'"{dsn.partition("schema=")[2]}".scope'
+    async with control(postgres) as db, opened(dsn) as store:
+        lease = await hold(store, SCOPE)
+        await db.execute(f"UPDATE {scope} SET touched_at = now() - interval '100 days'")
+        await store.close()
+        assert not await store.commit([put(lease, a="1")])
+        assert await db.fetchval(f"SELECT touched_at > now() - interval '1 minute' FROM {scope}")
+
+
 async def test_purge_takes_any_retention(dsn):
     async with opened(dsn, default_retention=1e15) as store:
         await hold(store, SCOPE, a="1")
