@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 from async_task_state.deadline import NEVER, Deadline
 from async_task_state.errors import StaleWriterError, StateNotOpenError, StoreError, StoreUnavailableError
 from async_task_state.pending import Flight, Pending
+from async_task_state.stores.progress import Patience, listening
 from async_task_state.waiting import Waiter, wake
 
 if TYPE_CHECKING:
@@ -270,7 +271,8 @@ class Writer:
         if self._watchdog.moment == NEVER:
             self._watchdog.set(time.monotonic() + self._settings.outage_timeout)
         try:
-            fenced = await self._use(self.store.commit, [flight.batch for flight in flights])
+            with listening(self._put_off_outage):
+                fenced = await self._use(self.store.commit, [flight.batch for flight in flights])
         except Exception as error:  # noqa: BLE001 - whatever it is, what was recorded must not be lost
             self._retry(flights, error)
             return
@@ -303,6 +305,11 @@ class Writer:
         # Waiting mends an outage; it does not mend a corrupt file.
         if self.trouble == self._outage or not isinstance(error, StoreUnavailableError):
             self._declare_outage()
+
+    def _put_off_outage(self) -> None:
+        """A commit that makes progress, as a large one does over a slow line, is no outage."""
+        if self._watchdog.moment != NEVER:
+            self._watchdog.set(time.monotonic() + self._settings.outage_timeout)
 
     def _declare_outage(self) -> None:
         if self.trouble is None:
@@ -354,18 +361,18 @@ class Writer:
         self, method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[object, ...]
     ) -> Any:
         timeout = self._settings.outage_timeout
-        give_up = time.monotonic() + timeout
+        patience = Patience(timeout)
         delay = FIRST_RETRY_SECONDS
         why = ""
         while True:
             try:
-                return await asyncio.wait_for(self._use(method, *args), give_up - time.monotonic())
+                return await patience.wait_for(self._use(method, *args))
             except asyncio.TimeoutError:
                 raise StoreUnavailableError(
                     f"the store has not answered for [async_task_state] outage_timeout = {timeout:g} s{why}"
                 ) from None
             except StoreUnavailableError as error:
-                if time.monotonic() + delay >= give_up:
+                if time.monotonic() + delay >= patience.ends:
                     raise
                 why = f" ({error})"
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter

@@ -10,6 +10,7 @@ import anyio
 
 from async_task_state.errors import StoreUnavailableError
 from async_task_state.stores.memory import MemoryStore
+from async_task_state.stores.progress import listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ class FaultyStore:
 
     Attributes:
         hanging: Calls wait, before they take effect, until this is False.
+        progressing: They say meanwhile that they make progress.
         down: Calls raise `error` and take no effect.
         read_only: Commits raise `error` and take no effect.
         lossy: Calls take effect and then raise `error`.
@@ -34,6 +36,7 @@ class FaultyStore:
     def __init__(self) -> None:
         self.inner = MemoryStore()
         self.hanging = self.down = self.read_only = self.lossy = False
+        self.progressing = False
         self.error: Exception = StoreUnavailableError("the line is broken")
         self.commits: list[Sequence[Batch]] = []
         self.acquires = 0
@@ -73,8 +76,11 @@ class FaultyStore:
     async def _through(self, method: Callable[..., Any], *args: object) -> Any:
         self.calls_waiting += 1
         try:
-            while self.hanging:  # noqa: ASYNC110 - set by another thread
+            while self.hanging:
                 await asyncio.sleep(0.001)
+                told = listener()
+                if self.progressing and told is not None:
+                    told()
         finally:
             self.calls_waiting -= 1
         if self.down:

@@ -14,6 +14,7 @@ from async_task_state import Settings, StoreError, StoreUnavailableError, TaskSc
 pytestmark = pytest.mark.anyio
 
 NEVER = 3600.0
+OUTAGE_SECONDS = 0.2
 FAULTS = ["down", "hanging", "lossy"]
 
 
@@ -32,7 +33,7 @@ def patient(make_state, store):
 @pytest.fixture
 def impatient(make_state, store):
     """Handles that give up at once."""
-    settings = Settings(dsn="memory:", max_delay=0.01, outage_timeout=0.2)
+    settings = Settings(dsn="memory:", max_delay=0.01, outage_timeout=OUTAGE_SECONDS)
     return lambda *args, **options: make_state(*args, store=store, settings=settings, **options)
 
 
@@ -236,6 +237,34 @@ async def test_opening_gives_up_after_the_outage_timeout(impatient, store, fault
     setattr(store, fault, True)
     with pytest.raises(StoreUnavailableError, match=why):
         await impatient().__aenter__()
+
+
+@pytest.mark.parametrize("call", ["opening", "reading", "saving"])
+async def test_g5_a_call_that_makes_progress_is_no_outage(impatient, store, caplog, call):
+    """However long it takes: the store is there. Once nothing comes any more, it is away."""
+
+    async def make_it():
+        if call == "saving":
+            await holder.set("n", 1)
+        else:
+            async with impatient(other, read_only=call == "reading"):
+                pass
+
+    other = TaskScope("dag", "run", "other")
+
+    async with impatient() as holder:
+        store.hanging = store.progressing = True
+        with anyio.move_on_after(5 * OUTAGE_SECONDS) as waited:
+            await make_it()
+        assert waited.cancelled_caught
+        if call == "saving":
+            assert "for too long" not in caplog.text
+        store.progressing = False
+        with pytest.raises(StoreUnavailableError, match="outage_timeout"):
+            await make_it()
+        store.mend()
+        if call == "saving":
+            await outage_over(holder)
 
 
 async def test_opening_says_at_once_what_waiting_cannot_mend(patient, store):
