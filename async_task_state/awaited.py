@@ -28,6 +28,7 @@ from async_task_state.waiting import Waiter, wake
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
     from async_task_state.stores.airflow import Channel
@@ -85,7 +86,13 @@ class AwaitedWriter:
         """Make the handle raise `trouble`."""
         self.gone, self._disowned = True, trouble
 
-    async def open(self, scope: Scope, attempt: int | None, max_delay: float) -> Pending:
+    async def open(
+        self,
+        scope: Scope,
+        attempt: int | None,
+        run: Run | None,  # noqa: ARG002 - Airflow deletes what it keeps of a run with the run
+        max_delay: float,
+    ) -> Pending:
         """Read a scope, key by key; the lease is Airflow's own, which lets one attempt of a task run.
 
         Raises:

@@ -12,7 +12,6 @@ from async_task_state.awaited import AwaitedWriter
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
     AsyncTaskStateError,
-    InvalidArgumentError,
     ReadOnlyStateError,
     StaleWriterError,
     StateNotOpenError,
@@ -20,8 +19,9 @@ from async_task_state.errors import (
 )
 from async_task_state.opened import forget_closed, note_open, states_open_here
 from async_task_state.pending import Stats
-from async_task_state.scopes import MAX_NUMBER
+from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
+from async_task_state.stores.admission import of_run
 from async_task_state.waiting import give_turn, turn_given, turn_is_due
 from async_task_state.work import WorkSet
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from async_task_state.pending import Pending
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
     from async_task_state.stores import Snapshot, Store
@@ -62,16 +63,17 @@ class State:
         scope: Scope,
         *,
         attempt: int | None = None,
+        run: Run | None = None,
         store: str | Store | Channel,
         settings: Settings,
         max_delay: float | None = None,
         read_only: bool = False,
     ) -> None:
-        if attempt is not None and (type(attempt) is not int or not 0 <= attempt < MAX_NUMBER):
-            raise InvalidArgumentError(f"attempt must be an integer from 0 to 2^31, not {attempt!r}")
+        check_attempt(attempt)
         check_seconds("max_delay", max_delay)
         self._scope = scope
         self._wanted_attempt = attempt
+        self._run = run
         self._store = Dsn(store) if isinstance(store, str) else store
         self._settings = settings
         self._max_delay = settings.max_delay if max_delay is None else max_delay
@@ -113,10 +115,11 @@ class State:
 
             self._writer = await writer_of(self._store, self._settings)
             if self._read_only:
-                self._snapshot = await self._writer.call(self._writer.store.read, self._scope)
+                self._snapshot = await self._look_at(self._writer)
                 self._works = {}
             else:
-                self._pending = await self._writer.open(self._scope, self._wanted_attempt, self._max_delay)
+                wanted = self._wanted_attempt, self._run
+                self._pending = await self._writer.open(self._scope, *wanted, self._max_delay)
             self._begin(self._values())
         self._depth = 1
         turn_given()
@@ -272,7 +275,7 @@ class State:
             raise self._not_open()
         works = [work._reload for work in list(self._works.values())]
         if self._pending is None:
-            self._snapshot = await self._writer.call(self._writer.store.read, self._scope)
+            self._snapshot = await self._look_at(self._writer)
             for reload in works:
                 reload(self._values())
             return
@@ -318,6 +321,10 @@ class State:
     def _begin(self, values: dict[str, str]) -> None:
         """What there is to do when a state was opened that holds `values`."""
         self._resumed = bool(values)
+
+    async def _look_at(self, writer: Writer | AwaitedWriter) -> Snapshot | None:
+        """What the store has, without the lease."""
+        return of_run(await writer.call(writer.store.read, self._scope), self._wanted_attempt, self._run)
 
     def _values(self) -> dict[str, str]:
         if self._pending is not None:

@@ -8,14 +8,17 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from async_task_state.errors import InvalidArgumentError
+from async_task_state.runs import Run, run_of
 
 __all__ = [
+    "MAX_ATTEMPT",
     "MAX_NUMBER",
     "AssetScope",
     "Row",
     "RunningTask",
     "Scope",
     "TaskScope",
+    "check_attempt",
     "is_storable",
     "running_task",
     "scope_of",
@@ -28,7 +31,9 @@ MAX_SCOPE_BYTES = 2600
 """What a scope's ids may have together in UTF-8: a row of an index of PostgreSQL holds 2,704, the region and the rest of it
 included."""
 MAX_NUMBER = 2**31
-"""What a map index or an attempt stays below, in Airflow's database too."""
+"""What a map index stays below, in Airflow's database too."""
+MAX_ATTEMPT = 1_000_000
+"""An attempt a minute for two years. An attempt that none can follow would lock its task out of the state."""
 
 Row: TypeAlias = tuple[str, str, str, int, str]
 """How a store names a scope: dag_id, run_id, task_id, map_index, region_id; an asset's has no DAG."""
@@ -189,6 +194,16 @@ def scope_of(row: Row) -> Scope:
     return TaskScope(dag_id, run_id, task_id, map_index, UUID(region_id) if region_id else None)
 
 
+def check_attempt(attempt: object) -> None:
+    """Refuse what cannot be an attempt.
+
+    Raises:
+        InvalidArgumentError: It is neither None nor an integer from 0 to `MAX_ATTEMPT`.
+    """
+    if attempt is not None and (type(attempt) is not int or not 0 <= attempt <= MAX_ATTEMPT):
+        raise InvalidArgumentError(f"attempt must be an integer from 0 to {MAX_ATTEMPT:,}, not {attempt!r}")
+
+
 def is_storable(text: str) -> bool:
     """Whether every database takes the text: UTF-8 can encode it, and it holds no NUL."""
     try:
@@ -202,12 +217,13 @@ def is_storable(text: str) -> bool:
 class RunningTask:
     """What runs in this process: whose task, which attempt of it, and how many there may be.
 
-    A user's clear raises `max_tries`; a retry does not.
+    A user's clear raises `max_tries`; a retry does not. Of a run that was deleted and made again `run` is another.
     """
 
     scope: TaskScope
     attempt: int
     max_tries: int | None
+    run: Run | None = None
 
 
 def running_task() -> RunningTask | None:
@@ -217,7 +233,9 @@ def running_task() -> RunningTask | None:
     if sdk is None:
         return None
     try:
-        ti = sdk.get_current_context()["ti"]
+        context = sdk.get_current_context()
     except RuntimeError:
         return None
-    return RunningTask(TaskScope.from_airflow(ti), ti.try_number, getattr(ti, "max_tries", None))
+    ti = context["ti"]
+    run = run_of(ti, context.get("dag_run"))
+    return RunningTask(TaskScope.from_airflow(ti), ti.try_number, getattr(ti, "max_tries", None), run)

@@ -69,14 +69,16 @@ def task_state(
                 "no task is running here, so say whose state it is: task_state(TaskScope(dag_id, run_id, task_id)),"
                 " or in a trigger self.task_state() of CheckpointTrigger"
             )
-    max_tries = None
+    max_tries = run = None
     if running is not None and running.scope == scope:
         attempt = running.attempt if attempt is None else attempt
-        max_tries = running.max_tries if attempt == running.attempt else None
+        if attempt == running.attempt:
+            max_tries, run = running.max_tries, running.run
     kept_in, settings = configured(store)
     return TaskState(
         scope,
         attempt=attempt,
+        run=run,
         store=kept_in,
         settings=settings,
         max_delay=max_delay,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from async_task_state.runs import run_of
 from async_task_state.scopes import TaskScope
 from async_task_state.state import configured
 from async_task_state.stores import Batch, open_store
@@ -62,7 +63,7 @@ def clear_state_of(task_instance: Any) -> None:
     Under a lease: Airflow lets an attempt believe that it has succeeded though it has been replaced.
 
     Raises:
-        StaleAttemptError: A later attempt has opened the state, and keeps it.
+        StaleAttemptError: A later attempt or a newer run has opened the state, and keeps it.
         AsyncTaskStateError: It could not be deleted.
     """
     import asyncio  # noqa: PLC0415 - loaded by now
@@ -78,7 +79,8 @@ def clear_state_of(task_instance: Any) -> None:
             return
         scope = TaskScope.from_airflow(task_instance)
         if await writer.call(writer.store.read, scope) is not None:
-            held = await writer.call(writer.store.acquire, scope, task_instance.try_number)
+            attempt, run = task_instance.try_number, run_of(task_instance)
+            held = await writer.call(writer.store.acquire, scope, attempt, run)
             await writer.call(writer.store.commit, [Batch(held.lease, {}, cleared=True)])
 
     asyncio.run(clear())

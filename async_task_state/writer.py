@@ -29,6 +29,7 @@ from async_task_state.waiting import Waiter, wake
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
     from async_task_state.stores import Snapshot, Store
@@ -88,11 +89,11 @@ class Writer:
                 f"the thread that saves state cannot begin: {self._not_started}"
             ) from self._not_started
 
-    async def open(self, scope: Scope, attempt: int | None, max_delay: float) -> Pending:
+    async def open(self, scope: Scope, attempt: int | None, run: Run | None, max_delay: float) -> Pending:
         """Take the lease of a scope.
 
         Raises:
-            StaleAttemptError: A later attempt has held the scope.
+            StaleAttemptError: A later attempt or a newer run has held the scope.
             StoreError: The store cannot serve, or has not answered for `outage_timeout`.
         """
         earlier = self._holders.get(scope)
@@ -100,7 +101,9 @@ class Writer:
             # A handle that this process abandoned may hold what is not saved yet; the lease must not overtake it.
             with contextlib.suppress(StaleWriterError):
                 await earlier.flush()
-        snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt)
+        snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt, run)
+        if snapshot.fresh:
+            log.info("the state of %s starts over: its run was deleted and made again", scope)
         pending = Pending(self, snapshot.lease, snapshot.entries, max_delay * FLUSH_AT)
         self._holders[scope] = pending
         return pending

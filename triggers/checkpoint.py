@@ -14,6 +14,7 @@ from airflow.triggers.base import BaseTrigger
 
 from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
 from async_task_state.instances import state_in_airflow
+from async_task_state.runs import run_of
 from async_task_state.scopes import RunningTask, TaskScope, running_task
 from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
@@ -102,7 +103,8 @@ class CheckpointTrigger(BaseTrigger):
         """
         task_instance: Any = self.task_instance
         if task_instance is not None:
-            whose = RunningTask(TaskScope.from_airflow(task_instance), task_instance.try_number, None)
+            attempt, run = task_instance.try_number, run_of(task_instance)
+            whose = RunningTask(TaskScope.from_airflow(task_instance), attempt, None, run)
         elif CheckpointTrigger._deferring is not None:
             whose = CheckpointTrigger._deferring
         else:
@@ -119,6 +121,7 @@ class CheckpointTrigger(BaseTrigger):
         return TaskState(
             whose.scope,
             attempt=whose.attempt,
+            run=whose.run,
             store=store,
             settings=settings,
             max_delay=self.max_delay,

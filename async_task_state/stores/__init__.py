@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from async_task_state.errors import SettingsError
-from async_task_state.scopes import AssetScope
 from async_task_state.settings import Dsn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "new_token",
     "open_store",
     "sqlite_path",
-    "stale_attempt",
 ]
 
 Change: TypeAlias = "tuple[str | None, float | None]"
@@ -59,10 +58,19 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A scope at one moment: its newest lease, and every key that has not expired, as JSON text."""
+    """A scope at one moment: its newest lease, and every key that has not expired, as JSON text.
+
+    Args:
+        lease: Of who has it now.
+        entries: What there is.
+        run: The run that it is of, as `Run.text` gives it; empty where that is not known.
+        fresh: Whether the holder found what another run had left, so that all of it was deleted.
+    """
 
     lease: Lease
     entries: dict[str, str]
+    run: str = ""
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -102,15 +110,20 @@ class Store(Protocol):
     Any other trouble is a `StoreError`. A method that raises, or is cancelled, may have taken effect.
     """
 
-    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """Take the scope's lease from whoever has it, with an epoch above all earlier ones and a token of its own.
+
+        A run that was deleted and made again under its id starts over: in the same transaction every key is deleted.
+        `async_task_state.stores.admission.admit` decides that, for every store alike.
 
         Args:
             scope: Whose state.
             attempt: The attempt that wants it; None goes on with the stored one (1 where there is none).
+            run: The run that the attempt is of, where that is known.
 
         Raises:
-            StaleAttemptError: A later attempt has held the scope.
+            InvalidArgumentError: `attempt` is out of its range.
+            StaleAttemptError: A later attempt of the run, or a newer run, has held the scope.
         """
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
@@ -128,15 +141,27 @@ class Store(Protocol):
     ) -> list[ScopeInfo]:
         """The scopes that match, the most recently changed first."""
 
-    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+    async def write(
+        self,
+        scope: Scope,
+        changes: Mapping[str, Change],
+        *,
+        cleared: bool = False,
+        run: Run | None = None,
+    ) -> None:
         """Make changes durable without the lease, which stays whose it is: what others than the holder wrote.
 
-        A scope that nobody has held is made, and any attempt may open it next.
+        A scope that nobody has held is made, and any attempt may open it next. So it is where what is stored is of an
+        earlier run under the same id: that is deleted first, and its holder is fenced.
 
         Args:
             scope: Whose state.
             changes: The newest change of each key.
             cleared: Every key is deleted before `changes` are made.
+            run: The run that writes, where that is known.
+
+        Raises:
+            StaleAttemptError: What is stored is of a newer run.
         """
 
     async def clear(self, scope: Scope) -> int | None:
@@ -198,22 +223,6 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
         f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path,"
         " postgresql://user:password@host/database, airflow: or memory:"
     )
-
-
-def stale_attempt(scope: Scope, attempt: int, stored: int) -> str:
-    """What an attempt is told that comes too late."""
-    return (
-        f"attempt {attempt} of {scope} may not open its state: attempt {stored} has. If the run was deleted and made"
-        f" again under the same id, remove the old state: async-task-state clear {_arguments(scope)}"
-    )
-
-
-def _arguments(scope: Scope) -> str:
-    """What names a scope on the command line."""
-    if isinstance(scope, AssetScope):
-        return f"--asset {scope.name}" if scope.name is not None else f"--asset-uri {scope.uri}"
-    index = "" if scope.map_index == -1 else f" --map-index {scope.map_index}"
-    return f"{scope.dag_id} {scope.run_id} {scope.task_id}{index}"
 
 
 def sqlite_path(dsn: str) -> str:

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
-from async_task_state.errors import StaleAttemptError
 from async_task_state.scopes import TaskScope
-from async_task_state.stores import Lease, ScopeInfo, Snapshot, new_token, stale_attempt
+from async_task_state.stores import Lease, ScopeInfo, Snapshot, new_token
+from async_task_state.stores.admission import Held, admit, admit_write
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.stores import Batch, Change
+    from async_task_state.stores.admission import Admission
 
 __all__ = ["MemoryStore"]
 
@@ -32,7 +34,16 @@ class _Entry:
 class _Record:
     lease: Lease
     touched_at: float
+    run: str = ""
     entries: dict[str, _Entry] = field(default_factory=dict)
+
+    @property
+    def held(self) -> Held:
+        return Held(self.lease.attempt, self.run)
+
+    def hand_over(self, attempt: int, run: str) -> None:
+        self.lease = replace(self.lease, attempt=attempt, epoch=self.lease.epoch + 1, token=new_token())
+        self.run = run
 
     def change(self, changes: Mapping[str, Change], now: float, *, cleared: bool) -> None:
         if cleared:
@@ -71,24 +82,17 @@ class MemoryStore:
         """The store that everybody in this process who gives this name sees."""
         return cls._shared.setdefault(name, cls(default_retention=default_retention))
 
-    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
         record = self._records.get(scope)
+        admitted = admit(scope, attempt, run, record and record.held)
         if record is None:
-            lease = Lease(scope, next(self._ids), 1 if attempt is None else attempt, 1, new_token())
-            record = self._records[scope] = _Record(lease, time.time())
-        else:
-            held = record.lease
-            if attempt is not None and attempt < held.attempt:
-                raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
-            record.lease = replace(
-                held,
-                attempt=held.attempt if attempt is None else attempt,
-                epoch=held.epoch + 1,
-                token=new_token(),
-            )
-            record.touched_at = time.time()
-        return Snapshot(record.lease, record.live())
+            record = self._make(scope, admitted)
+        if admitted.fresh:
+            record.entries.clear()
+        record.hand_over(admitted.attempt, admitted.run)
+        record.touched_at = time.time()
+        return Snapshot(record.lease, record.live(), record.run, admitted.fresh)
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`."""
@@ -107,7 +111,7 @@ class MemoryStore:
     async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
         record = self._records.get(scope)
-        return None if record is None else Snapshot(record.lease, record.live())
+        return None if record is None else Snapshot(record.lease, record.live(), record.run)
 
     async def scopes(
         self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
@@ -121,13 +125,22 @@ class MemoryStore:
         ]
         return sorted(found, key=lambda info: -info.updated_at)
 
-    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+    async def write(
+        self,
+        scope: Scope,
+        changes: Mapping[str, Change],
+        *,
+        cleared: bool = False,
+        run: Run | None = None,
+    ) -> None:
         """See `Store.write`."""
-        now = time.time()
         record = self._records.get(scope)
+        admitted = admit_write(scope, run, record and record.held)
         if record is None:
-            record = self._records[scope] = _Record(Lease(scope, next(self._ids), 1, 0, new_token()), now)
-        record.change(changes, now, cleared=cleared)
+            record = self._make(scope, admitted)
+        elif admitted.fresh:
+            record.hand_over(admitted.attempt, admitted.run)
+        record.change(changes, time.time(), cleared=cleared or admitted.fresh)
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
@@ -136,7 +149,7 @@ class MemoryStore:
             return None
         count = len(record.entries)
         record.entries.clear()
-        record.lease = replace(record.lease, attempt=1, epoch=record.lease.epoch + 1, token=new_token())
+        record.hand_over(1, "")
         return count
 
     async def purge(self, now: float | None = None) -> int:
@@ -160,6 +173,11 @@ class MemoryStore:
 
     async def close(self) -> None:
         """See `Store.close`; what is stored stays."""
+
+    def _make(self, scope: Scope, admitted: Admission) -> _Record:
+        lease = Lease(scope, next(self._ids), admitted.attempt, 0, new_token())
+        record = self._records[scope] = _Record(lease, time.time(), admitted.run)
+        return record
 
 
 def _expired(entry: _Entry, now: float) -> bool:

@@ -16,9 +16,10 @@ import asyncpg
 
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.deadline import Deadline
-from async_task_state.errors import AsyncTaskStateError, StaleAttemptError, StoreError, StoreUnavailableError
+from async_task_state.errors import AsyncTaskStateError, StoreError, StoreUnavailableError
 from async_task_state.scopes import scope_of
-from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token, stale_attempt
+from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
+from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.postgres_connect import connect
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import prepare
@@ -39,8 +40,10 @@ from async_task_state.stores.postgres_sql import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.stores import Change
+    from async_task_state.stores.admission import Admission
     from async_task_state.stores.postgres_dsn import PostgresDsn
 
 __all__ = ["PostgresStore"]
@@ -76,22 +79,19 @@ class PostgresStore:
         self._touched: set[int] = set()
         self._touched_until = time.monotonic() + TOUCH_SECONDS
 
-    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
         async with self._use() as db:
-            taken: list[Any] = []
-            while not taken:
-                stored, epoch, token = await self._newest(db, scope)
-                if attempt is not None and attempt < stored:
-                    raise StaleAttemptError(stale_attempt(scope, attempt, stored))
-                # From nobody but who was seen to hold it: a call that was lost must not take it from who came since.
-                seen = epoch, token
-                taken = await self._all(db, self._sql.acquire, *scope.row, attempt, new_token(), *seen)
-            lease = Lease(scope, *taken[0])
+            lease = None
+            while lease is None:
+                held, *seen = await self._newest(db, scope)
+                admitted = admit(scope, attempt, run, held)
+                lease = await self._take(db, scope, admitted, seen)
             self._touched.add(lease.scope_id)
             # A statement of its own, for one sees nothing that was committed while it waited for a lock.
-            entries = await self._all(db, self._sql.entries, lease.scope_id) if epoch != NOT_THERE else []
-        return Snapshot(lease, dict(entries))
+            kept = held is not None and not admitted.fresh
+            entries = await self._all(db, self._sql.entries, lease.scope_id) if kept else []
+        return Snapshot(lease, dict(entries), admitted.run, admitted.fresh)
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`. A transaction has at most 1,000 rows, unless one batch has more."""
@@ -109,7 +109,8 @@ class PostgresStore:
             rows = await self._all(db, self._sql.read, *scope.row)
         if not rows:
             return None
-        return Snapshot(Lease(scope, *rows[0][:4]), {row[4]: row[5] for row in rows if row[4] is not None})
+        *numbers, run, _, _ = rows[0]
+        return Snapshot(Lease(scope, *numbers), {row[5]: row[6] for row in rows if row[5] is not None}, run)
 
     async def scopes(
         self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
@@ -119,15 +120,27 @@ class PostgresStore:
             rows = await self._all(db, self._sql.scopes, dag_id, run_id, task_id, RESERVED_PREFIX)
         return [ScopeInfo(scope_of(tuple(row[:5])), *row[5:]) for row in rows]
 
-    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+    async def write(
+        self,
+        scope: Scope,
+        changes: Mapping[str, Change],
+        *,
+        cleared: bool = False,
+        run: Run | None = None,
+    ) -> None:
         """See `Store.write`.
 
         A transaction, which has the scope's lock before it ends: where its COMMIT arrives late, on a connection that was
         lost, whatever is newer waits for it.
         """
         async with self._use() as db, _transaction(db):
-            row = await db.fetchrow(self._sql.make, *scope.row, new_token())
-            await self._change(db, Rows.of([Batch(Lease(scope, *row), dict(changes), cleared)]))
+            new = admit_write(scope, run, None)
+            *numbers, left_by = await db.fetchrow(self._sql.make, *scope.row, new_token(), new.run)
+            lease = Lease(scope, *numbers)
+            admitted = admit_write(scope, run, Held(lease.attempt, left_by))
+            if admitted.fresh:
+                await self._reset(db, lease.scope_id, admitted.run)
+            await self._change(db, Rows.of([Batch(lease, dict(changes), cleared)]))
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
@@ -135,8 +148,7 @@ class PostgresStore:
             row = await db.fetchrow(self._sql.lock, *scope.row)
             if row is None:
                 return None
-            await db.execute(self._sql.reset, row[0], new_token())
-            return _count(await db.execute(self._sql.clear, array_of([row[0]])))
+            return await self._reset(db, row[0], "")
 
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
@@ -245,10 +257,29 @@ class PostgresStore:
             # A statement of its own: it sees what was saved before the rows were locked.
             return bool(_count(await db.execute(self._sql.forget, array_of(ids))))
 
-    async def _newest(self, db: Any, scope: Scope) -> tuple[int, int, int]:
-        """The scope's attempt, epoch and token."""
+    async def _newest(self, db: Any, scope: Scope) -> tuple[Held | None, int, int]:
+        """Who has held the scope last, with which epoch and token."""
         rows = await self._all(db, self._sql.newest, *scope.row)
-        return (rows[0][0], rows[0][1], rows[0][2]) if rows else (0, NOT_THERE, 0)
+        if not rows:
+            return None, NOT_THERE, 0
+        attempt, epoch, token, run = rows[0]
+        return Held(attempt, run), epoch, token
+
+    async def _take(self, db: Any, scope: Scope, admitted: Admission, seen: Sequence[int]) -> Lease | None:
+        """Take the lease; None where another holder than the one that was `seen` has it."""
+        wanted = (*scope.row, admitted.attempt, new_token(), admitted.run, *seen)
+        if not admitted.fresh:
+            rows = await self._all(db, self._sql.acquire, *wanted)
+        else:
+            async with _transaction(db):
+                rows = await db.fetch(self._sql.acquire, *wanted)
+                await db.execute(self._sql.clear, array_of(row[0] for row in rows))
+        return Lease(scope, *rows[0]) if rows else None
+
+    async def _reset(self, db: Any, scope_id: int, run: str) -> int:
+        """Delete every key of a scope that this transaction has locked, and fence its holder; how many keys there were."""
+        await db.execute(self._sql.reset, scope_id, new_token(), run)
+        return _count(await db.execute(self._sql.clear, array_of([scope_id])))
 
     async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
         """The rows that a statement in a transaction of its own returns."""

@@ -75,7 +75,7 @@ _ANSWER: Final = "SELECT all_held FROM good"
 # under way then, and rows may be locked in any order.
 _MAKE: Final = (
     "INSERT INTO {{schema}}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token,"
-    " touched_at) VALUES ($1, $2, $3, $4, $5, {0}, now())"
+    " run, touched_at) VALUES ($1, $2, $3, $4, $5, {0}, now())"
     " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
     " touched_at = now()"
 )
@@ -156,17 +156,17 @@ class Statements:
             " WHERE s.id = held.id AND s.retry < $3"
         )
         self.acquire = sql(
-            _MAKE.format("coalesce($6::integer, 1), 1, $7")
-            + ", attempt = coalesce($6, s.attempt), epoch = s.epoch + 1, token = excluded.token, retry = 0"
-            f" WHERE s.epoch = $8 AND s.token = $9 RETURNING {_NUMBERS}"
+            _MAKE.format("$6, 1, $7, $8")
+            + ", attempt = $6, epoch = s.epoch + 1, token = excluded.token, run = excluded.run, retry = 0"
+            f" WHERE s.epoch = $9 AND s.token = $10 RETURNING {_NUMBERS}"
         )
-        self.make = sql(_MAKE.format("1, 0, $6") + f" RETURNING {_NUMBERS}")
-        self.newest = sql(f"SELECT attempt, epoch, token FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
+        self.make = sql(_MAKE.format("1, 0, $6, $7") + f" RETURNING {_NUMBERS}, run")
+        self.newest = sql(f"SELECT attempt, epoch, token, run FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
         self.entries = sql(
             f"SELECT key, value FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE} ORDER BY key"
         )
         self.read = sql(
-            f"SELECT {_NUMBERS}, key, value FROM {{schema}}.scope"
+            f"SELECT {_NUMBERS}, run, key, value FROM {{schema}}.scope"
             f" LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE} WHERE {_SCOPE_KEY} ORDER BY key"
         )
         self.scopes = sql(
@@ -180,7 +180,7 @@ class Statements:
         )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
         self.reset = sql(
-            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, retry = 0 WHERE id = $1"
+            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, run = $3, retry = 0 WHERE id = $1"
         )
         self.purge = sql(
             "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.entry"

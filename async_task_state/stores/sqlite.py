@@ -21,6 +21,7 @@ from async_task_state.stores import sqlite_sql
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.stores import Batch, Change, Lease, ScopeInfo, Snapshot
 
@@ -49,10 +50,10 @@ class SQLiteStore:
         self._file: tuple[int, int] | None = None
         self._opening = asyncio.Lock()
 
-    async def acquire(self, scope: Scope, attempt: int | None) -> Snapshot:
+    async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
         try:
-            return await self._run(sqlite_sql.acquire, scope, attempt)
+            return await self._run(sqlite_sql.acquire, scope, attempt, run)
         except StoreUnavailableError as error:
             if "disk is full" in str(error):
                 raise StoreError(f"{error}; nothing is lost, for nothing was accepted yet") from error
@@ -72,9 +73,16 @@ class SQLiteStore:
         """See `Store.scopes`."""
         return await self._run(sqlite_sql.scopes, dag_id, run_id, task_id)
 
-    async def write(self, scope: Scope, changes: Mapping[str, Change], *, cleared: bool = False) -> None:
+    async def write(
+        self,
+        scope: Scope,
+        changes: Mapping[str, Change],
+        *,
+        cleared: bool = False,
+        run: Run | None = None,
+    ) -> None:
         """See `Store.write`."""
-        await self._run(sqlite_sql.write, scope, changes, cleared)
+        await self._run(sqlite_sql.write, scope, changes, cleared, run)
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""

@@ -8,17 +8,20 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
-from async_task_state.errors import StaleAttemptError, StoreError
+from async_task_state.errors import StoreError
 from async_task_state.scopes import scope_of
-from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token, stale_attempt
+from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
+from async_task_state.stores.admission import Held, admit, admit_write
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.stores import Change
+    from async_task_state.stores.admission import Admission
 
 __all__ = [
     "APPLICATION_ID",
@@ -164,36 +167,46 @@ def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
     return dict(db.execute(query, (scope_id, time.time())))
 
 
-def _find(db: sqlite3.Connection, scope: Scope) -> Lease | None:
-    query = f"SELECT id, attempt, epoch, token FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
+def _find(db: sqlite3.Connection, scope: Scope) -> tuple[Lease, Held] | tuple[None, None]:
+    query = f"SELECT id, attempt, epoch, token, run FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
     row = db.execute(query, scope.row).fetchone()
-    return None if row is None else Lease(scope, *row)
+    return (None, None) if row is None else (Lease(scope, *row[:4]), Held(row[1], row[4]))
 
 
-def _make(db: sqlite3.Connection, scope: Scope, attempt: int, epoch: int) -> Lease:
+def _make(db: sqlite3.Connection, scope: Scope, admitted: Admission, epoch: int) -> Lease:
     token = new_token()
     cursor = db.execute(
-        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token, touched_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*scope.row, attempt, epoch, token, time.time()),
+        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token, run, touched_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*scope.row, admitted.attempt, epoch, token, admitted.run, time.time()),
     )
-    return Lease(scope, cursor.lastrowid or 0, attempt, epoch, token)
+    return Lease(scope, cursor.lastrowid or 0, admitted.attempt, epoch, token)
 
 
-def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None) -> Snapshot:
-    """See `Store.acquire`."""
-    held = _find(db, scope)
-    if held is None:
-        return Snapshot(_make(db, scope, 1 if attempt is None else attempt, 1), {})
-    if attempt is not None and attempt < held.attempt:
-        raise StaleAttemptError(stale_attempt(scope, attempt, held.attempt))
-    attempt = held.attempt if attempt is None else attempt
-    lease = Lease(scope, held.scope_id, attempt, held.epoch + 1, new_token())
+def _hand_over(db: sqlite3.Connection, held: Lease, admitted: Admission) -> Lease:
+    """Make the lease another's."""
+    lease = Lease(held.scope, held.scope_id, admitted.attempt, held.epoch + 1, new_token())
+    if admitted.fresh:
+        _delete_entries(db, lease.scope_id)
     db.execute(
-        "UPDATE scope SET attempt = ?, epoch = ?, token = ?, touched_at = ? WHERE id = ?",
-        (lease.attempt, lease.epoch, lease.token, time.time(), lease.scope_id),
+        "UPDATE scope SET attempt = ?, epoch = ?, token = ?, run = ?, touched_at = ? WHERE id = ?",
+        (lease.attempt, lease.epoch, lease.token, admitted.run, time.time(), lease.scope_id),
     )
-    return Snapshot(lease, _entries(db, lease.scope_id))
+    return lease
+
+
+def _delete_entries(db: sqlite3.Connection, scope_id: int) -> int:
+    return db.execute("DELETE FROM entry WHERE scope_id = ?", (scope_id,)).rowcount
+
+
+def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None, run: Run | None) -> Snapshot:
+    """See `Store.acquire`."""
+    lease, held = _find(db, scope)
+    admitted = admit(scope, attempt, run, held)
+    if lease is None:
+        return Snapshot(_make(db, scope, admitted, 1), {}, admitted.run)
+    lease = _hand_over(db, lease, admitted)
+    return Snapshot(lease, _entries(db, lease.scope_id), admitted.run, admitted.fresh)
 
 
 def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
@@ -221,9 +234,17 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     return [leases[ids] for ids in fenced]
 
 
-def write(db: sqlite3.Connection, scope: Scope, changes: Mapping[str, Change], cleared: bool) -> None:
+def write(
+    db: sqlite3.Connection, scope: Scope, changes: Mapping[str, Change], cleared: bool, run: Run | None
+) -> None:
     """See `Store.write`."""
-    commit(db, [Batch(_find(db, scope) or _make(db, scope, 1, 0), dict(changes), cleared)])
+    lease, held = _find(db, scope)
+    admitted = admit_write(scope, run, held)
+    if lease is None:
+        lease = _make(db, scope, admitted, 0)
+    elif admitted.fresh:
+        lease = _hand_over(db, lease, admitted)
+    commit(db, [Batch(lease, dict(changes), cleared)])
 
 
 def _numbers(lease: Lease) -> tuple[int, int, int, int]:
@@ -250,8 +271,10 @@ def _in_bulk(
 
 def read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
     """See `Store.read`."""
-    lease = _find(db, scope)
-    return None if lease is None else Snapshot(lease, _entries(db, lease.scope_id))
+    lease, held = _find(db, scope)
+    if lease is None or held is None:
+        return None
+    return Snapshot(lease, _entries(db, lease.scope_id), held.run)
 
 
 def scopes(
@@ -273,12 +296,12 @@ def scopes(
 
 def clear(db: sqlite3.Connection, scope: Scope) -> int | None:
     """See `Store.clear`."""
-    lease = _find(db, scope)
+    lease, _ = _find(db, scope)
     if lease is None:
         return None
-    fencing = "UPDATE scope SET attempt = 1, epoch = epoch + 1, token = ? WHERE id = ?"
+    fencing = "UPDATE scope SET attempt = 1, epoch = epoch + 1, token = ?, run = '' WHERE id = ?"
     db.execute(fencing, (new_token(), lease.scope_id))
-    return db.execute("DELETE FROM entry WHERE scope_id = ?", (lease.scope_id,)).rowcount
+    return _delete_entries(db, lease.scope_id)
 
 
 def purge(

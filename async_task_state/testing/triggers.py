@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from airflow.models.trigger import Trigger
@@ -19,6 +18,7 @@ from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
+from async_task_state.testing.runs import run_made
 from async_task_state.waiting import turn_at_each_call
 from async_task_state.work import WorkCounts, work_records
 from async_task_state.writer import Writer
@@ -63,6 +63,7 @@ async def run_trigger(
     when: Callable[[TaskState], bool] | None = None,
     scope: TaskScope | None = None,
     attempt: int = 1,
+    run: int = 1,
     timeout: float = 30.0,
 ) -> TriggerRun:
     """Run a trigger as the triggerer does; on asyncio, as the triggerer is.
@@ -88,6 +89,8 @@ async def run_trigger(
             may share one, so compare with `>=` there. None stops it as soon as its state is open.
         scope: The task it belongs to.
         attempt: That task's try number.
+        run: Which of the runs made under the same id: a higher number is one that was made again after the earlier one
+            was deleted, and starts over.
         timeout: Seconds after which `TimeoutError` is raised.
 
     Returns:
@@ -103,7 +106,7 @@ async def run_trigger(
             f"stop must be 'shutdown', 'crash', 'user_kill', 'move' or None, not {stop!r}"
         )
     scope = scope or TaskScope("dag", "run", "task")
-    running = _rebuild(trigger, scope, attempt)
+    running = _rebuild(trigger, scope, attempt, run)
     events: list[TriggerEvent] = []
     task = asyncio.create_task(_drive(running, events))
     try:
@@ -123,13 +126,13 @@ async def run_trigger(
     return await _outcome(running, scope, events)
 
 
-def _rebuild(trigger: CheckpointTrigger, scope: TaskScope, attempt: int) -> CheckpointTrigger:
+def _rebuild(trigger: CheckpointTrigger, scope: TaskScope, attempt: int, run: int) -> CheckpointTrigger:
     class_path, arguments = trigger.serialize()
     arguments = Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(arguments))
     running: CheckpointTrigger = resolve_name(class_path)(**arguments)
     running.store = trigger.store or _stores.setdefault(trigger, MemoryStore())
     task_instance: Any = SimpleNamespace(
-        id=uuid4(),
+        id=run_made(run, attempt).instance,
         dag_id=scope.dag_id,
         run_id=scope.run_id,
         task_id=scope.task_id,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from async_task_state import TaskScope
+    from async_task_state.runs import Run
     from async_task_state.stores import Batch
 
 PATIENCE = 30
@@ -42,9 +43,9 @@ class FaultyStore:
         self.acquires = 0
         self.calls_waiting = 0
 
-    async def acquire(self, scope: TaskScope, attempt: int | None) -> Any:
+    async def acquire(self, scope: TaskScope, attempt: int | None, run: Run | None = None) -> Any:
         self.acquires += 1
-        return await self._through(self.inner.acquire, scope, attempt)
+        return await self._through(self.inner.acquire, scope, attempt, run)
 
     async def commit(self, batches: Sequence[Batch]) -> Any:
         self.commits.append(batches)

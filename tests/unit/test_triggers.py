@@ -283,6 +283,20 @@ async def test_g4_the_trigger_of_an_older_attempt_ends_as_cancelled():
     assert older.events == []
 
 
+async def test_a_trigger_of_a_run_that_was_made_again_starts_over():
+    trigger = Count()
+    await run_trigger(trigger, stop="shutdown", when=at(4), attempt=2)
+    again = await run_trigger(trigger, run=2)
+    assert (again.events[0].payload, again.recorded) == ({"sum": SUM, "resumed": False}, STEPS)
+
+
+async def test_g4_the_trigger_of_a_deleted_run_ends_as_cancelled():
+    trigger = Count()
+    await run_trigger(trigger, run=2)
+    late = await run_trigger(trigger, run=1, attempt=5)
+    assert (late.events, late.recorded) == ([], 0)
+
+
 async def test_g1_what_was_recorded_is_durable_before_an_event_leaves():
     running = Count()
     running.store = "memory:before-an-event"

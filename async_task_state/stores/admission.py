@@ -1,0 +1,119 @@
+"""Who may open a state: what every store decides of the attempt and the run that come, in the transaction of the lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from async_task_state.errors import StaleAttemptError
+from async_task_state.runs import Relation, Run, relation
+from async_task_state.scopes import AssetScope, check_attempt
+
+if TYPE_CHECKING:
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Snapshot
+
+__all__ = ["Admission", "Held", "admit", "admit_write", "of_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a store knows of who has held a scope last.
+
+    Args:
+        attempt: The attempt.
+        run: The run as `Run.text` gave it; empty where it is not known.
+    """
+
+    attempt: int
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a store keeps of who has been let in.
+
+    Args:
+        attempt: The attempt that holds the scope now.
+        run: The run, as text.
+        fresh: Whether every key has to be deleted first, because another run has left them.
+    """
+
+    attempt: int
+    run: str
+    fresh: bool = False
+
+
+def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None) -> Admission:
+    """Decide whether a holder goes on with a state, starts over, or is refused.
+
+    Args:
+        scope: Whose state.
+        attempt: The attempt that wants it; None goes on with the stored one (1 where there is none).
+        run: The run that the attempt is of, where that is known; without an attempt it is not looked at.
+        held: Who has held it last; None where nobody has.
+
+    Raises:
+        InvalidArgumentError: `attempt` is out of its range.
+        StaleAttemptError: A later attempt of the same run has held the scope, or a newer run has.
+    """
+    check_attempt(attempt)
+    text = "" if run is None or attempt is None else run.text
+    if held is None:
+        return Admission(1 if attempt is None else attempt, text)
+    if attempt is None:
+        return Admission(held.attempt, held.run)
+    left_by = Run.parse(held.run)
+    how = relation(run, attempt, left_by, held.attempt)
+    if how is Relation.NEWER:
+        return Admission(attempt, text, fresh=True)
+    if how is Relation.OLDER:
+        raise StaleAttemptError(
+            f"attempt {attempt} of {scope} may not open its state: it is of a run that was deleted, or an attempt that"
+            f" was replaced, before attempt {held.attempt} opened it"
+        )
+    if attempt < held.attempt:
+        raise StaleAttemptError(
+            f"attempt {attempt} of {scope} may not open its state: attempt {held.attempt} has. To let any attempt open"
+            f" it, remove it: async-task-state clear {_arguments(scope)}"
+        )
+    return Admission(attempt, held.run if run is None else run.completed_by(left_by).text)
+
+
+def admit_write(scope: Scope, run: Run | None, held: Held | None) -> Admission:
+    """Decide the same of what is written without a lease; where nobody has held the scope, any attempt may open it next.
+
+    Args:
+        scope: Whose state.
+        run: The run that writes, where that is known.
+        held: As for `admit`.
+
+    Raises:
+        StaleAttemptError: A newer run has held the scope.
+    """
+    how = Relation.SAME if held is None else relation(run, None, Run.parse(held.run), held.attempt)
+    if how is Relation.OLDER:
+        raise StaleAttemptError(
+            f"nothing more is written to the state of {scope}: the run that wants it was deleted and made again"
+        )
+    if held is not None and how is Relation.SAME:
+        return Admission(held.attempt, held.run)
+    # Without its instance: that belongs to one attempt.
+    text = "" if run is None else replace(run, instance=None).text
+    return Admission(1, text, fresh=held is not None)
+
+
+def of_run(snapshot: Snapshot | None, attempt: int | None, run: Run | None) -> Snapshot | None:
+    """What was read, if the run that reads has left it; what another run under the same id has left is not its own."""
+    if snapshot is None:
+        return None
+    left_by, held = Run.parse(snapshot.run), snapshot.lease.attempt
+    return snapshot if relation(run, attempt, left_by, held) is Relation.SAME else None
+
+
+def _arguments(scope: Scope) -> str:
+    """What names a scope on the command line."""
+    if isinstance(scope, AssetScope):
+        return f"--asset {scope.name}" if scope.name is not None else f"--asset-uri {scope.uri}"
+    index = "" if scope.map_index == -1 else f" --map-index {scope.map_index}"
+    return f"{scope.dag_id} {scope.run_id} {scope.task_id}{index}"
