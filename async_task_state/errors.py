@@ -110,7 +110,7 @@ class StaleWriterError(AsyncTaskStateError):
 
 
 class StaleAttemptError(StaleWriterError):
-    """A later attempt of the same task has already opened this scope, so this one may not."""
+    """A later attempt of the same task, or a run that replaced this one, has opened this scope, so this one may not."""
 
 
 class StateNotOpenError(AsyncTaskStateError, RuntimeError):

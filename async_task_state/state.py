@@ -36,13 +36,14 @@ def task_state(
     """The durable state of a task, to be entered with `async with`.
 
     Inside an `async with task_state()` of the same scope in the same context it joins that one: the same handle,
-    the same lease.
+    the same lease. A run that was deleted and made again under the same id finds an empty state, whatever `on_clear`
+    is.
 
     Args:
         scope: Whose state; None takes it, and the attempt, from the running task, or else from the state that is
             open in this context. A trigger calls `CheckpointTrigger.task_state()` instead.
-        attempt: The attempt that wants to write. An attempt older than one that has opened the state is refused.
-            None takes the running task's where `scope` is its own, else goes on with the stored one.
+        attempt: The attempt that wants to write, 0 to 1,000,000. An attempt older than one that has opened the state is
+            refused. None takes the running task's where `scope` is its own, else goes on with the stored one.
         store: A dsn, `conn_id:NAME` for an Airflow connection, or a store of your own; None takes
             `[async_task_state] dsn` or `conn_id`.
         max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.

@@ -99,7 +99,8 @@ class OldPostgresStore:
             self.db = await connect(self.dsn, 20)
         return self.db
 
-    async def acquire(self, scope, attempt):
+    async def acquire(self, scope, attempt, run=None):
+        """What is known of the run is of no use to it."""
         db = await self.connection()
         row = await db.fetchrow(
             f"INSERT INTO {self.schema}.scope AS s"

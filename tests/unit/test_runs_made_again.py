@@ -91,13 +91,14 @@ async def test_a_retry_and_a_clear_are_of_the_same_run(
 @pytest.mark.anyio
 async def test_g4_a_holder_of_the_deleted_run_is_fenced_and_may_not_open(make_state, saved):
     held = make_state(attempt=5, run=run_made(1, 5, T1))
-    with pytest.raises(StaleWriterError):
-        async with held:
-            await held.set("n", 1)
-            async with make_state(attempt=1, run=NEW) as state:
-                await state.set("n", 2)
-            assert not await held.is_current()
-            await held.set("n", 3)
+    await held.__aenter__()
+    await held.set("n", 1)
+    async with make_state(attempt=1, run=NEW) as state:
+        await state.set("n", 2)
+    assert not await held.is_current()
+    for late in (held.set("n", 3), held.__aexit__(None, None, None)):
+        with pytest.raises(StaleWriterError):
+            await late
     with pytest.raises(StaleAttemptError, match="it is of a run that was deleted"):
         async with make_state(attempt=6, run=run_made(1, 6, T1)):
             pass
