@@ -85,7 +85,7 @@ class MemoryStore:
     async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
         record = self._records.get(scope)
-        admitted = admit(scope, attempt, run, record and record.held)
+        admitted = admit(scope, attempt, run, None if record is None else record.held)
         if record is None:
             record = self._make(scope, admitted)
         if admitted.fresh:
@@ -135,7 +135,7 @@ class MemoryStore:
     ) -> None:
         """See `Store.write`."""
         record = self._records.get(scope)
-        admitted = admit_write(scope, run, record and record.held)
+        admitted = admit_write(scope, run, None if record is None else record.held)
         if record is None:
             record = self._make(scope, admitted)
         elif admitted.fresh:
