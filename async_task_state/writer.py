@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from async_task_state.deadline import NEVER, Deadline
 from async_task_state.errors import StaleWriterError, StateNotOpenError, StoreError, StoreUnavailableError
+from async_task_state.handover import watch
 from async_task_state.pending import Flight, Pending
 from async_task_state.stores.progress import Patience, listening
 from async_task_state.waiting import Waiter, wake
@@ -59,6 +60,8 @@ class Writer:
         self.store = store
         self.trouble: Callable[[Pending], Exception] | None = None
         self.gone = False
+        self.steps = 0
+        self._asking: set[Waiter] = set()
         self._settings = settings
         self._gate = threading.Lock()
         # In order, and each once: a step that an alarm cut short is taken again.
@@ -111,7 +114,9 @@ class Writer:
     async def call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
         """Run a method of the store on the writer's thread, again while it is unavailable, and return its answer."""
         waiter = Waiter()
+        self._asking.add(waiter)
         self.loop.call_soon_threadsafe(self._spawn, waiter, method, args)
+        watch(self, 0.0, waiter.loop)
         try:
             return await waiter.wait()
         except BaseException:
@@ -132,6 +137,14 @@ class Writer:
                 self._due = pending.due
         if earlier:
             self._ring()
+        watch(self, pending.due)
+
+    @property
+    def wants_lock_at(self) -> float:
+        """When the thread has something to do, for event loops that give it the interpreter's lock: see `handover`."""
+        if self.gone:
+            return NEVER
+        return max(0.0 if self._saving or self._asking else self._due, self._not_before)
 
     def hurry(self, *, again: bool = False) -> None:
         """Commit everything in the queue now; `again` where an earlier call may not have come to its end."""
@@ -140,6 +153,7 @@ class Writer:
                 return
             self._due = 0
         self._ring()
+        watch(self, 0.0)
 
     async def settled(self, waiter: Waiter) -> None:
         """Return when a waiter has its answer, or raise it."""
@@ -266,6 +280,7 @@ class Writer:
                 # Until then nobody need ring who is in no hurry: the thread looks at the queue by itself. Not anew within
                 # a round, whose newcomers may be in a hurry.
                 self._due = time.monotonic() + self._settings.max_delay * FLUSH_AT
+        self.steps += 1
         # Outside the gate: a recording thread holds its own lock when it comes to the gate.
         self._saving = [pending.take() for pending in taken]
         return self._saving
@@ -290,6 +305,7 @@ class Writer:
         for flight in flights:
             waiters += flight.pending.settle(fenced=bool(fenced) and flight.batch.lease in fenced)
         self._saving = []
+        self.steps += 1
         wake(waiters)
 
     def _retry(self, flights: list[Flight], error: Exception) -> None:
@@ -343,6 +359,7 @@ class Writer:
         task.add_done_callback(lambda _: self._tasks.pop(waiter))
 
     def _dismiss(self, waiter: Waiter) -> None:
+        self._asking.discard(waiter)
         task = self._tasks.get(waiter)
         if task is not None:
             task.cancel()
@@ -358,6 +375,8 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the caller's to handle
             waiter.error = error
         finally:
+            self.steps += 1
+            self._asking.discard(waiter)
             wake([waiter])
 
     async def _until_available(

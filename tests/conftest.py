@@ -29,6 +29,12 @@ def pytest_addoption(parser):
         default=1,
         help="how often tests/faults promotes a standby that lags, and puts a backup back",
     )
+    parser.addoption(
+        "--busy-runs",
+        type=int,
+        default=1,
+        help="how often tests/faults runs each kind of busy loop, each store",
+    )
     parser.addoption("--chaos-seconds", type=float, default=60, help="how long tests/faults kills a server")
     parser.addoption(
         "--deaths",

@@ -61,7 +61,7 @@ class SQLiteStore:
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`."""
-        return await self._run(sqlite_sql.commit, batches)
+        return await self._call(sqlite_sql.save, batches)
 
     async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
@@ -113,13 +113,17 @@ class SQLiteStore:
             await db.close()
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
-        """Do all of `work` in one transaction and one hop to the connection's thread."""
+        """Do all of `work` in one transaction."""
+        # A look takes no lock, so that nobody who watches holds up who works.
+        begin = "BEGIN" if work in (sqlite_sql.read, sqlite_sql.scopes) else "BEGIN IMMEDIATE"
+        return await self._call(sqlite_sql.transact, begin, work, *args)
+
+    async def _call(self, call: Callable[..., T], *args: object) -> T:
+        """Call a function of the connection, in one hop to its thread."""
         try:
             async with self._opening:
                 db = await self._connection()
-            # A look takes no lock, so that nobody who watches holds up who works.
-            begin = "BEGIN" if work in (sqlite_sql.read, sqlite_sql.scopes) else "BEGIN IMMEDIATE"
-            return await _hop(db, sqlite_sql.transact, begin, work, *args)
+            return await _hop(db, call, *args)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 

@@ -37,6 +37,7 @@ __all__ = [
     "prepare",
     "purge",
     "read",
+    "save",
     "scopes",
     "transact",
     "write",
@@ -78,6 +79,9 @@ TOUCH_SECONDS: Final = 3600
 ROWS_A_STATEMENT: Final = 199
 """Of five columns: older SQLite takes 999 parameters."""
 
+ROWS_AT_ONCE: Final = 100
+"""Of five columns, and as many leases of four."""
+
 # sqlite3 lets go of the GIL at every row it steps over; where another thread is busy, each costs it 5 ms to get back.
 # So a statement takes many rows, and the one that looks at leases returns only those that need something done.
 _LOOK = (
@@ -90,10 +94,16 @@ _CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows})"
 _DELETE = "DELETE FROM entry WHERE (scope_id, key) = {rows}"
 _OR = " OR (scope_id, key) = "
 _TOUCH = "WITH seen (id) AS (VALUES {rows}) UPDATE scope SET touched_at = ? WHERE id IN seen"
-_UPSERT = (
-    "INSERT INTO entry (scope_id, key, value, updated_at, expires_at) VALUES {rows}"
+_INSERT = "INSERT INTO entry (scope_id, key, value, updated_at, expires_at)"
+_ON_CONFLICT = (
     " ON CONFLICT (scope_id, key) DO UPDATE SET"
     " value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"
+)
+_UPSERT = f"{_INSERT} VALUES {{rows}}{_ON_CONFLICT}"
+# As the look and the upsert, in one statement: all of it where no lease is fenced and no scope is to be touched, else nothing.
+_UPSERT_IF_HELD = (
+    f"{_INSERT} SELECT * FROM (VALUES {{rows}})"  # noqa: S608 - constants
+    f" WHERE NOT EXISTS ({_LOOK.format(rows='{held}')}){_ON_CONFLICT}"
 )
 _SCOPE_KEY = "dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ? AND region_id = ?"
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
@@ -209,8 +219,25 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None, run: Run 
     return Snapshot(lease, _entries(db, lease.scope_id), admitted.run, admitted.fresh)
 
 
+def save(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
+    """See `Store.commit`: one transaction, and one statement where that is enough.
+
+    Each statement gives the GIL up; where another thread is busy, the next one waits for it.
+    """
+    now = time.time()
+    rows = [row for batch in batches for row in _upserts(batch, now)]
+    changes = sum(len(batch.changes) + batch.cleared for batch in batches)
+    if 0 < changes == len(rows) <= ROWS_AT_ONCE >= len(batches):
+        held = [_numbers(batch.lease) for batch in batches]
+        statement = _UPSERT_IF_HELD.format(rows=_marks(rows), held=_marks(held))
+        values = [*chain.from_iterable(rows), *chain.from_iterable(held), now - TOUCH_SECONDS]
+        if db.execute(statement, values).rowcount == len(rows):
+            return []
+    return transact(db, "BEGIN IMMEDIATE", commit, batches)
+
+
 def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
-    """See `Store.commit`."""
+    """The same in any number of statements; the transaction is the caller's."""
     now = time.time()
     leases = {_numbers(batch.lease): batch.lease for batch in batches}
     noted = _in_bulk(db, _LOOK, list(leases), now - TOUCH_SECONDS)
@@ -222,11 +249,8 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
             continue
         if batch.cleared:
             cleared.append((scope_id,))
-        for key, (value, retention) in batch.changes.items():
-            if value is None:
-                gone.append((scope_id, key))
-            else:
-                upserts.append((scope_id, key, value, now, None if retention is None else now + retention))
+        upserts += _upserts(batch, now)
+        gone += [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
     _in_bulk(db, _CLEAR, cleared)
     _in_bulk(db, _UPSERT, upserts)
     _in_bulk(db, _DELETE, gone, joint=_OR)
@@ -247,6 +271,15 @@ def write(
     commit(db, [Batch(lease, dict(changes), cleared)])
 
 
+def _upserts(batch: Batch, now: float) -> list[tuple[int, str, str, float, float | None]]:
+    """The rows that a batch sets."""
+    return [
+        (batch.lease.scope_id, key, value, now, None if retention is None else now + retention)
+        for key, (value, retention) in batch.changes.items()
+        if value is not None
+    ]
+
+
 def _numbers(lease: Lease) -> tuple[int, int, int, int]:
     """What tells a lease from every other one."""
     return lease.scope_id, lease.attempt, lease.epoch, lease.token
@@ -263,10 +296,14 @@ def _in_bulk(
     found = []
     for start in range(0, len(rows), ROWS_A_STATEMENT):
         part = rows[start : start + ROWS_A_STATEMENT]
-        marks = f"({', '.join('?' * len(part[0]))})"
-        values = joint.join([marks] * len(part))
-        found += db.execute(statement.format(rows=values), [*chain.from_iterable(part), *last]).fetchall()
+        values = [*chain.from_iterable(part), *last]
+        found += db.execute(statement.format(rows=_marks(part, joint)), values).fetchall()
     return found
+
+
+def _marks(rows: Sequence[tuple[object, ...]], joint: str = ", ") -> str:
+    """The parameters of rows of one length, as SQL."""
+    return joint.join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
 
 
 def read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
