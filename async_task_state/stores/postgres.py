@@ -69,6 +69,7 @@ class PostgresStore:
         self._default_retention = None if default_retention is None else min(default_retention, LONGEST)
         self._sql = Statements(dsn.schema)
         self._turn = asyncio.Lock()
+        self._acquiring = asyncio.Lock()
         self._db: Any = None
         self._idle = Deadline(self._begin_to_close)
         self._closing: asyncio.Task[None] | None = None
@@ -81,7 +82,8 @@ class PostgresStore:
 
     async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
-        async with self._use() as db:
+        # One of them at a time waits for the connection, so that no commit waits for hundreds.
+        async with self._acquiring, self._use() as db:
             lease = None
             while lease is None:
                 held, *seen = await self._newest(db, scope)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sqlite3
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
 from async_task_state.stores import sqlite_sql
+from async_task_state.stores.gathering import Gathering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -49,11 +51,15 @@ class SQLiteStore:
         self._db: aiosqlite.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._opening = asyncio.Lock()
+        # In one transaction, because each costs a write to disk and waits for the lock of the file.
+        self._acquiring: Gathering[tuple[Scope, int | None, Run | None], Snapshot] = Gathering(
+            partial(self._run, sqlite_sql.acquire_each)
+        )
 
     async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
         try:
-            return await self._run(sqlite_sql.acquire, scope, attempt, run)
+            return await self._acquiring.ask((scope, attempt, run))
         except StoreUnavailableError as error:
             if "disk is full" in str(error):
                 raise StoreError(f"{error}; nothing is lost, for nothing was accepted yet") from error

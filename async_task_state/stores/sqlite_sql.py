@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
-from async_task_state.errors import StoreError
+from async_task_state.errors import AsyncTaskStateError, StoreError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
@@ -28,7 +28,7 @@ __all__ = [
     "MIGRATIONS",
     "SCHEMA_VERSION",
     "TOUCH_SECONDS",
-    "acquire",
+    "acquire_each",
     "check_owner",
     "clear",
     "commit",
@@ -217,6 +217,20 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None, run: Run 
         return Snapshot(_make(db, scope, admitted, 1), {}, admitted.run)
     lease = _hand_over(db, lease, admitted)
     return Snapshot(lease, _entries(db, lease.scope_id), admitted.run, admitted.fresh)
+
+
+def acquire_each(
+    db: sqlite3.Connection, wanted: Sequence[tuple[Scope, int | None, Run | None]]
+) -> list[Snapshot | Exception]:
+    """Acquire several scopes, and give what is raised in place of a snapshot; the others are acquired."""
+    snapshots: list[Snapshot | Exception] = []
+    for scope, attempt, run in wanted:
+        try:
+            snapshots.append(acquire(db, scope, attempt, run))
+        except AsyncTaskStateError as error:
+            # Nothing was changed before it was raised.
+            snapshots.append(error)
+    return snapshots
 
 
 def save(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
