@@ -28,8 +28,10 @@ from async_task_state.errors import (
     ValueTooLargeError,
 )
 from async_task_state.lifetime import writer_for
-from async_task_state.scopes import AssetScope, TaskScope, scope_of
+from async_task_state.metadata import asset_name, asset_name_query, run_in, run_in_awaited
+from async_task_state.scopes import AssetScope, TaskScope, running_task, scope_of
 from async_task_state.settings import SECTION, check_executor, load_settings
+from async_task_state.stores.admission import of_run
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.upkeep import purge_sync
 
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
 
     from airflow.sdk.state import AssetScope as WorkerAssetScope
     from airflow.state import AssetScope as ServerAssetScope
-    from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+    from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
     from async_task_state.stores import Store
@@ -69,7 +71,8 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     Values are kept as they come. A write takes no lease and fences nobody: whoever holds the state sees it after
     `await state.refresh()`, and of a key that both have written the later one stays. What work sets keep is not seen
-    from here; clearing deletes it, too.
+    from here; clearing deletes it, too. What a run has left that was deleted is neither seen nor kept by one that was
+    made again under its id.
 
     An asset's state is known by its name. On the API server, which is told an id, the name is looked up in Airflow's
     database. A reference by URI alone is resolved there, too; a worker's backend cannot, and uses the URI itself.
@@ -90,12 +93,12 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     def get(self, scope: TheirScope, key: str, *, session: Session | None = None) -> str | None:
         """The JSON text of a key; None where there is none, or where it is a work set's."""
-        text: str | None = _ask(session, _get, self._ours(scope, session), key)
+        text: str | None = _ask(session, _get, *self._ours(scope, session), key)
         return text
 
     async def aget(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> str | None:
         """As `get`."""
-        text: str | None = await _await(session, _get, await self._ours_awaited(scope, session), key)
+        text: str | None = await _await(session, _get, *await self._ours_awaited(scope, session), key)
         return text
 
     def set(
@@ -121,7 +124,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
             ValueTooLargeError: `value` is longer than `[async_task_state] max_value_bytes`.
             InvalidArgumentError: Airflow has no such asset.
         """
-        _ask(session, _set, self._ours(scope, session), key, value, expires_at)
+        _ask(session, _set, *self._ours(scope, session), key, value, expires_at)
 
     async def aset(
         self,
@@ -133,15 +136,15 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         session: AsyncSession | None = None,
     ) -> None:
         """As `set`."""
-        await _await(session, _set, await self._ours_awaited(scope, session), key, value, expires_at)
+        await _await(session, _set, *await self._ours_awaited(scope, session), key, value, expires_at)
 
     def delete(self, scope: TheirScope, key: str, *, session: Session | None = None) -> None:
         """Remove a key; one that is not there, or is a work set's, is no error."""
-        _ask(session, _delete, self._ours(scope, session), key)
+        _ask(session, _delete, *self._ours(scope, session), key)
 
     async def adelete(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> None:
         """As `delete`."""
-        await _await(session, _delete, await self._ours_awaited(scope, session), key)
+        await _await(session, _delete, *await self._ours_awaited(scope, session), key)
 
     def clear(
         self, scope: TheirScope, *, all_map_indices: bool = False, session: Session | None = None
@@ -153,13 +156,13 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
             all_map_indices: Every mapped instance of the task in the same run and region.
             session: Of Airflow's database, where an asset's name is looked up.
         """
-        _ask(session, _clear, self._ours(scope, session), all_map_indices)
+        _ask(session, _clear, *self._ours(scope, session), all_map_indices)
 
     async def aclear(
         self, scope: TheirScope, *, all_map_indices: bool = False, session: AsyncSession | None = None
     ) -> None:
         """As `clear`."""
-        await _await(session, _clear, await self._ours_awaited(scope, session), all_map_indices)
+        await _await(session, _clear, *await self._ours_awaited(scope, session), all_map_indices)
 
     def cleanup(self) -> None:
         """Delete keys that have expired, and what nobody has touched for the default retention."""
@@ -195,25 +198,32 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     def _save(self, scope: TheirScope, key: str, value: Any) -> str:
         check_key(key)
-        ours = self._ours(scope, None)
-        _ask(None, _set, ours, key, encode(key, value, load_settings().max_value_bytes), None)
+        ours, run = self._ours(scope, None)
+        _ask(None, _set, ours, run, key, encode(key, value, load_settings().max_value_bytes), None)
         return _ref(ours, key)
 
-    def _ours(self, scope: TheirScope, session: Session | None) -> Scope:
-        """The scope as we call it."""
+    def _ours(self, scope: TheirScope, session: Session | None) -> tuple[Scope, Run | None]:
+        """The scope as we call it, and the run that asks, where that is known."""
         known = self._known(scope)
-        if not isinstance(known, int):
-            return known
-        return self._note(known, _name_of(known) if session is None else session.scalar(_query(known)))
+        if isinstance(known, TaskScope):
+            return known, _running_in(known) if session is None else run_in(session, known)
+        if isinstance(known, AssetScope):
+            return known, None
+        name = asset_name(known) if session is None else session.scalar(asset_name_query(known))
+        return self._note(known, name), None
 
-    async def _ours_awaited(self, scope: TheirScope, session: AsyncSession | None) -> Scope:
+    async def _ours_awaited(
+        self, scope: TheirScope, session: AsyncSession | None
+    ) -> tuple[Scope, Run | None]:
         """The same."""
         known = self._known(scope)
-        if not isinstance(known, int):
-            return known
+        if isinstance(known, TaskScope):
+            return known, _running_in(known) if session is None else await run_in_awaited(session, known)
+        if isinstance(known, AssetScope):
+            return known, None
         if session is None:
-            return self._note(known, await to_thread.run_sync(_name_of, known))
-        return self._note(known, await session.scalar(_query(known)))
+            return self._note(known, await to_thread.run_sync(asset_name, known)), None
+        return self._note(known, await session.scalar(asset_name_query(known))), None
 
     def _known(self, scope: TheirScope) -> Scope | int:
         """The scope as we call it, or the id of an asset whose name is to be looked up."""
@@ -292,14 +302,22 @@ async def _await(session: object, step: Callable[..., Coroutine[Any, Any, Any]],
         return await writer.call(step, writer.store, *args)
 
 
-async def _get(store: Store, scope: Scope, key: str) -> str | None:
+def _running_in(scope: TaskScope) -> Run | None:
+    """The run of the task that this process runs, if the scope is that task's."""
+    running = running_task()
+    return None if running is None or running.scope != scope else running.run
+
+
+async def _get(store: Store, scope: Scope, run: Run | None, key: str) -> str | None:
     if _is_hidden(key):
         return None
-    snapshot = await store.read(scope)
+    snapshot = of_run(await store.read(scope), None, run)
     return None if snapshot is None else snapshot.entries.get(key)
 
 
-async def _set(store: Store, scope: Scope, key: str, text: str, expires_at: datetime | None) -> None:
+async def _set(
+    store: Store, scope: Scope, run: Run | None, key: str, text: str, expires_at: datetime | None
+) -> None:
     check_key(key)
     size, limit = len(text.encode()), load_settings().max_value_bytes
     if size > limit:
@@ -313,24 +331,24 @@ async def _set(store: Store, scope: Scope, key: str, text: str, expires_at: date
         text = await _value_of(store, ref)
     seconds = None if expires_at is None or isinstance(scope, AssetScope) else _seconds_until(expires_at)
     gone = seconds is not None and seconds <= 0
-    await store.write(scope, {key: (None, None) if gone else (text, seconds)})
+    await store.write(scope, {key: (None, None) if gone else (text, seconds)}, run=run)
 
 
-async def _delete(store: Store, scope: Scope, key: str) -> None:
-    if await _get(store, scope, key) is not None:
-        await store.write(scope, {key: (None, None)})
+async def _delete(store: Store, scope: Scope, run: Run | None, key: str) -> None:
+    if await _get(store, scope, run, key) is not None:
+        await store.write(scope, {key: (None, None)}, run=run)
 
 
-async def _clear(store: Store, scope: Scope, all_map_indices: bool) -> None:
+async def _clear(store: Store, scope: Scope, run: Run | None, all_map_indices: bool) -> None:
     scopes = [scope]
     if all_map_indices and isinstance(scope, TaskScope):
         infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
         scopes = [info.scope for info in infos if getattr(info.scope, "region_id", None) == scope.region_id]
     for each in scopes:
         # Not where there is nothing: Airflow clears every task that succeeds when told to, and most keep no state.
-        snapshot = await store.read(each)
+        snapshot = of_run(await store.read(each), None, run)
         if snapshot is not None:
-            await store.write(each, kept_by_clear(snapshot.entries), cleared=True)
+            await store.write(each, kept_by_clear(snapshot.entries), cleared=True, run=run)
 
 
 def _load(ref: str) -> Any:
@@ -345,7 +363,7 @@ async def _value_of(store: Store, ref: str) -> str:
             f" before: {ref[:200]!r}"
         )
     scope, key = _named(ref)
-    text = await _get(store, scope, key)
+    text = await _get(store, scope, None, key)
     if text is None:
         raise StoreError(
             f"the value of {key!r} of {scope} is gone: it was deleted, or [{SECTION}] dsn names another store here than"
@@ -389,17 +407,3 @@ def _seconds_until(moment: datetime) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return (moment - datetime.now(timezone.utc)).total_seconds()
-
-
-def _name_of(asset_id: int) -> str | None:
-    from airflow.utils.session import create_session  # noqa: PLC0415 - a worker has no database
-
-    with create_session() as session:
-        return session.scalar(_query(asset_id))
-
-
-def _query(asset_id: int) -> Select[str]:
-    from airflow.models.asset import AssetModel  # noqa: PLC0415 - a worker has no database
-    from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
-
-    return select(AssetModel.name).where(AssetModel.id == asset_id)

@@ -100,13 +100,13 @@ async def test_an_async_session_that_is_given_is_asked(backend, asset_ids):
 @pytest.mark.parametrize("dsn", ["memory"], indirect=True)
 async def test_a_name_is_looked_up_off_the_loop_and_once(backend, asset_ids, monkeypatch):
     threads = []
-    look_up = module._name_of
+    look_up = module.asset_name
 
     def noting(asset_id):
         threads.append(threading.get_ident())
         return look_up(asset_id)
 
-    monkeypatch.setattr(module, "_name_of", noting)
+    monkeypatch.setattr(module, "asset_name", noting)
     scope = AssetScope(asset_id=asset_ids[ORDERS.name])
     await backend.aset(scope, "key", "1")
     assert await backend.aget(scope, "key") == "1"

@@ -1,0 +1,50 @@
+"""What the state backend asks of Airflow's own database, where it runs on the API server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from async_task_state.runs import Run, run_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from async_task_state.scopes import TaskScope
+
+__all__ = ["asset_name", "asset_name_query", "run_in", "run_in_awaited"]
+
+
+def asset_name(asset_id: int) -> str | None:
+    """The name of an asset, asked with a session of its own."""
+    from airflow.utils.session import create_session  # noqa: PLC0415 - a worker has no database
+
+    with create_session() as session:
+        return session.scalar(asset_name_query(asset_id))
+
+
+def asset_name_query(asset_id: int) -> Select[str]:
+    """What selects the name of an asset."""
+    from airflow.models.asset import AssetModel  # noqa: PLC0415 - a worker has no database
+    from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
+
+    return select(AssetModel.name).where(AssetModel.id == asset_id)
+
+
+def run_in(session: Session, scope: TaskScope) -> Run | None:
+    """The run of a task as Airflow's database has it now, which is the newest under its id; None where it has none."""
+    return run_of(None, session.execute(_run_query(scope)).first())
+
+
+async def run_in_awaited(session: AsyncSession, scope: TaskScope) -> Run | None:
+    """The same."""
+    return run_of(None, (await session.execute(_run_query(scope))).first())
+
+
+def _run_query(scope: TaskScope) -> Select[tuple[object, ...]]:
+    from airflow.models.dagrun import DagRun  # noqa: PLC0415 - a worker has no database
+    from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
+
+    columns = DagRun.start_date, DagRun.clear_number, DagRun.logical_date, DagRun.run_after
+    return select(*columns).where(DagRun.dag_id == scope.dag_id, DagRun.run_id == scope.run_id)
