@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from async_task_state.runs import Run, run_of
 
@@ -42,7 +42,7 @@ async def run_in_awaited(session: AsyncSession, scope: TaskScope) -> Run | None:
     return run_of(None, (await session.execute(_run_query(scope))).first())
 
 
-def _run_query(scope: TaskScope) -> Select[tuple[object, ...]]:
+def _run_query(scope: TaskScope) -> Any:
     from airflow.models.dagrun import DagRun  # noqa: PLC0415 - a worker has no database
     from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
 

@@ -7,6 +7,7 @@ import json
 import threading
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from uuid import UUID
 
 import anyio
@@ -244,11 +245,12 @@ def test_g8_a_worker_hears_why_the_store_is_away(monkeypatch, answer):
     monkeypatch.setenv(f"{SECTION}OUTAGE_TIMEOUT", "86400")
     monkeypatch.setenv(f"{SECTION}DSN", "postgresql://127.0.0.1:1/nowhere")
     backend = StateStoreBackend()
-    refusal = answer(lambda: backend.get(SCOPE, "key", session=object()))
+    session = SimpleNamespace(execute=lambda _query: SimpleNamespace(first=lambda: None))
+    refusal = answer(lambda: backend.get(SCOPE, "key", session=session))
     assert refusal.status_code == 503
     assert "PostgreSQL cannot be reached" in refusal.json()["detail"]
     with pytest.raises(StoreUnavailableError):
-        backend.get(SCOPE, "key", session=object())
+        backend.get(SCOPE, "key", session=session)
 
 
 @pytest.mark.parametrize("call", ["get", "set", "delete", "clear"])
