@@ -22,8 +22,9 @@ from async_task_state.errors import (
     UnknownJobStatusError,
     ValueTooLargeError,
     WorkFailedError,
+    WriterEndedError,
 )
-from async_task_state.pending import Stats
+from async_task_state.results import Stats
 from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.settings import NEVER_EXPIRE, Settings
 from async_task_state.state import AssetState, TaskState, asset_state, task_state
@@ -73,6 +74,7 @@ __all__ = [
     "WorkFailedError",
     "WorkSet",
     "WorkSummary",
+    "WriterEndedError",
     "asset_state",
     "asset_state_sync",
     "purge",

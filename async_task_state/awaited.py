@@ -71,6 +71,7 @@ class AwaitedWriter:
         self._away_since: float | None = None
         self._away_because = ""
         self._failed = False
+        self._reason: Callable[[str], Exception] | None = None
         self._disowned: Callable[[Pending], Exception] | None = None
         self._not_before = 0.0
         self._retry_after = FIRST_RETRY_SECONDS
@@ -82,9 +83,15 @@ class AwaitedWriter:
             return self._outage
         return self._disowned
 
-    def disown(self, trouble: Callable[[Pending], Exception]) -> None:
-        """Make the handle raise `trouble`."""
-        self.gone, self._disowned = True, trouble
+    def disown(self, reason: Callable[[str], Exception]) -> None:
+        """Raise from here on `reason` of whatever is asked for: the way to Airflow is another process's."""
+        self.gone, self._reason = True, reason
+        self._disowned = lambda pending: reason(f"the state of {pending.lease.scope}")
+
+    def check(self, scope: Scope) -> None:
+        """Raise why this can serve nobody any more, if that is so."""
+        if self._reason is not None:
+            raise self._reason(f"the state of {scope}")
 
     async def open(
         self,

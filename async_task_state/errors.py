@@ -29,6 +29,7 @@ __all__ = [
     "UnknownJobStatusError",
     "ValueTooLargeError",
     "WorkFailedError",
+    "WriterEndedError",
 ]
 
 
@@ -126,6 +127,14 @@ class StoreUnavailableError(StoreError):
 
     From a call on a state it means that the store has been away for `outage_timeout`; the message
     names what is not saved. The changes stay in memory and saving them is still being retried.
+    """
+
+
+class WriterEndedError(StoreUnavailableError):
+    """The thread that saves states in this process has ended, by a fault that it has no answer to.
+
+    The message says which, and what is not saved: nothing of that is tried again. A state that is opened anew gets
+    a thread of its own, and finds what was durable.
     """
 
 

@@ -18,7 +18,7 @@ from async_task_state.errors import (
     StoreUnavailableError,
 )
 from async_task_state.opened import forget_closed, note_open, states_open_here
-from async_task_state.pending import Stats
+from async_task_state.results import Stats
 from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
 from async_task_state.stores.admission import of_run

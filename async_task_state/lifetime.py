@@ -14,7 +14,6 @@ from async_task_state.stores import open_store
 from async_task_state.writer import Writer
 
 if TYPE_CHECKING:
-    from async_task_state.pending import Pending
     from async_task_state.settings import Settings
     from async_task_state.stores import Store
     from async_task_state.stores.airflow import Channel
@@ -31,7 +30,7 @@ def writer_for(store: str | Store, settings: Settings) -> Writer:
     """This process's writer for a store, given as a dsn or as itself; made when there is none."""
     with _writers_lock:
         writer = _writers.get(store)
-        if writer is None:
+        if writer is None or writer.gone:
             if not _writers:
                 atexit.register(shutdown)
             opened = (
@@ -72,10 +71,8 @@ def _all_writers() -> list[Writer | AwaitedWriter]:
     return [*_writers.values(), *_awaited]
 
 
-def _opened_before_fork(pending: Pending) -> StateNotOpenError:
-    return StateNotOpenError(
-        f"the state of {pending.lease.scope} was opened by the process that this one was forked from: open it here"
-    )
+def _opened_before_fork(what: str) -> StateNotOpenError:
+    return StateNotOpenError(f"{what} was opened by the process that this one was forked from: open it here")
 
 
 def _before_fork() -> None:

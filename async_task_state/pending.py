@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint as give_turn
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleWriterError
+from async_task_state.results import Stats
 from async_task_state.stores import Batch
 from async_task_state.waiting import Waiter
 
@@ -22,31 +23,12 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change, Lease, Snapshot
     from async_task_state.writer import Writer
 
-__all__ = ["Flight", "Pending", "Stats"]
+__all__ = ["Flight", "Pending"]
 
 MAX_ROWS: Final = 1000
 MAX_BYTES: Final = 1024 * 1024
 CAP_BYTES: Final = 8 * MAX_BYTES
 NAMED_KEYS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a state has cost since it was opened.
-
-    Attributes:
-        recorded: Calls that changed something.
-        coalesced: Those of them that cost no commit, for a later one was saved with them.
-        commits: Transactions that saved changes of this state.
-        bytes: JSON bytes saved.
-        last_lag: Seconds from the oldest change of the last commit to its being durable.
-    """
-
-    recorded: int = 0
-    coalesced: int = 0
-    commits: int = 0
-    bytes: int = 0
-    last_lag: float = 0.0
 
 
 @dataclass(slots=True)
@@ -295,43 +277,57 @@ class Pending:
         await self._hurry(waiter)
 
     def take(self) -> Flight:
-        """Swap everything pending out, for the writer to commit."""
+        """Swap everything pending out, for the writer to commit: all of it or, where this raises, nothing."""
         with self.lock:
-            if self._producers:
-                for key, producer in self._producers.items():
-                    self._changes[key] = (producer(), None)
-                    self._batch_bytes += len(self._changes[key][0] or "")
-                self._producers = {}
+            produced: dict[str, Change] = {key: (produce(), None) for key, produce in self._producers.items()}
+            size = self._batch_bytes + sum(len(text or "") for text, _ in produced.values())
             batch = Batch(self.lease, self._changes, self._cleared)
-            flight = Flight(self, batch, self._waiters, self._calls, self._batch_bytes, self._since)
-            self._changes, self._waiters = {}, []
+            flight = Flight(self, batch, self._waiters, self._calls, size, self._since)
+            changes, producers, waiters = (
+                dict[str, "Change"](),
+                dict[str, "Callable[[], str]"](),
+                list[Waiter](),
+            )
+            self._changes.update(produced)
+            self._changes, self._producers, self._waiters = changes, producers, waiters
             self._cleared = self._queued = False
             self._calls = self._batch_bytes = 0
             self._flight = flight
             return flight
 
     def put_back(self) -> None:
-        """Merge a batch that may not have been saved under what is newer."""
+        """Merge a batch that may not have been saved under what is newer; may be done again where it was cut short."""
         with self.lock:
-            flight, self._flight = self._flight, None
+            flight = self._flight
             if flight is None:
+                if self._queued:
+                    # Not taken, and what had hurried is forgotten.
+                    self.due = 0.0
+                    self._writer.enqueue(self)
                 return
+            kept: dict[str, Change] = {}
             if not self._cleared:
-                self._cleared = flight.batch.cleared
-                for key, change in flight.batch.changes.items():
-                    if key not in self._changes and key not in self._producers:
-                        self._changes[key] = change
-                        self._batch_bytes += len(change[0] or "")
-            self._calls += flight.calls
-            self._waiters = flight.waiters + self._waiters
+                kept = {
+                    key: change
+                    for key, change in flight.batch.changes.items()
+                    if key not in self._changes and key not in self._producers
+                }
             if not self._queued:
                 self._enqueue(0)
+            size = sum(len(text or "") for text, _ in kept.values())
+            waiters = flight.waiters + self._waiters
+            self._changes.update(kept)
+            self._batch_bytes += size
+            self._cleared = self._cleared or flight.batch.cleared
+            self._calls += flight.calls
+            self._waiters, flight.waiters = waiters, []
             self._since = flight.since
+            self._flight = None
 
     def settle(self, *, fenced: bool) -> list[Waiter]:
         """Account for a batch that was saved or refused; the waiters to wake."""
         with self.lock:
-            flight, self._flight = self._flight, None
+            flight = self._flight
             if flight is None:
                 return []
             if fenced:
@@ -339,12 +335,13 @@ class Pending:
                 for waiter in flight.waiters:
                     waiter.error = self.stale()
             elif flight.calls:
+                for saved in self._refreshing:
+                    saved.append(flight.batch)
                 self._coalesced += flight.calls - 1
                 self._commits += 1
                 self._bytes += flight.bytes
                 self._lag = time.monotonic() - flight.since
-                for saved in self._refreshing:
-                    saved.append(flight.batch)
+            self._flight = None
             return flight.waiters
 
     def abandon(self, error: Exception) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
-    from async_task_state.pending import Stats
+    from async_task_state.results import Stats
     from async_task_state.scopes import AssetScope, TaskScope
     from async_task_state.state import OnClear
     from async_task_state.stores import Store
