@@ -168,7 +168,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         """Delete keys that have expired, and what nobody has touched for the default retention."""
         with _answered():
             _settings(None)
-            # On a loop of its own, for a call to the writer has to be answered within outage_timeout.
+            # Not with `_ask`: that has to be answered within outage_timeout.
             purge_sync()
 
     def serialize_task_state_store_to_ref(self, *, value: Any, key: str, scope: TheirTaskScope) -> str:

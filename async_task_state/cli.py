@@ -21,9 +21,10 @@ from async_task_state.cli_init import init_db, sql
 from async_task_state.cli_scope import NotFoundError, add_one, add_some, find, named
 from async_task_state.cli_watch import WatchView, follow, writing
 from async_task_state.errors import AsyncTaskStateError
+from async_task_state.lifetime import lent_store
 from async_task_state.scopes import AssetScope
 from async_task_state.settings import load_settings
-from async_task_state.stores import open_store
+from async_task_state.upkeep import purge_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -271,7 +272,7 @@ def _purge(args: argparse.Namespace) -> int:
     nothing = asyncio.run(absent(dsn))
     if nothing:
         screen.note(nothing)
-    purged = 0 if nothing else _ask(store, store.purge())
+    purged = 0 if nothing else _ask(store, purge_all(store))
     if args.json:
         screen.document({"purged": purged})
     else:
@@ -315,7 +316,7 @@ def _init_db(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace, *, retention: float | None = None) -> tuple[str, Store]:
     dsn = _dsn(args)
-    return dsn, open_store(dsn, default_retention=retention)
+    return dsn, lent_store(dsn, default_retention=retention)
 
 
 def _dsn(args: argparse.Namespace) -> Dsn:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
+from async_task_state.lifetime import lent_store
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import SECTION, Dsn, Settings, check_executor, is_number, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
@@ -201,7 +202,7 @@ async def _store(dsn: str) -> str:
     """Commit on a lease that nobody was given: it goes all the way and changes nothing."""
     if nothing := await absent(dsn):
         return nothing if is_postgres(dsn) else f"{nothing}: it is made on first use"
-    store = open_store(dsn)
+    store = lent_store(dsn)
     try:
         await store.commit([Batch(Lease(SCOPE, -1, 0, 0, 0))])
         found = len(await store.scopes())

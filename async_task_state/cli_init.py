@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from async_task_state.cli_check import is_postgres, no_database, shown
 from async_task_state.errors import InvalidArgumentError
+from async_task_state.lifetime import lent_store
 from async_task_state.stores import open_store, sqlite_path
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ async def init_db(dsn: str, role: str | None) -> Made:
     """
     if is_postgres(dsn):
         return await _init_postgres(dsn, role)
-    store = open_store(dsn)
+    store = lent_store(dsn)
     if role is not None:
         raise InvalidArgumentError("--role is for a postgresql dsn")
     if not dsn.startswith("sqlite:"):

@@ -21,12 +21,12 @@ from async_task_state.cli_views import Screen, user_values
 from async_task_state.demo_report import Findings, Stage, findings_table
 from async_task_state.demo_work import count_ran, read_journal
 from async_task_state.errors import InvalidArgumentError
+from async_task_state.lifetime import lent_store
 from async_task_state.processes import uninterrupted, unwinding
 from async_task_state.sandbox import Sandbox, SandboxError
 from async_task_state.sandbox_postgres import PostgresServer
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import DEFAULTS
-from async_task_state.stores import open_store
 from async_task_state.work import work_records
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class _Work:
 
 async def _read(dsn: str, scope: TaskScope) -> Snapshot | None:
     """The state without a lease, so that nobody is fenced."""
-    store = open_store(dsn)
+    store = lent_store(dsn)
     # To its end after Ctrl-C too, or the store's own thread would answer a loop that is closed.
     snapshot = None
     with CancelScope(shield=True):

@@ -21,6 +21,7 @@ from async_task_state.opened import forget_closed, note_open, states_open_here
 from async_task_state.results import Stats
 from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
+from async_task_state.stores import is_same_store
 from async_task_state.stores.admission import of_run
 from async_task_state.waiting import give_turn, turn_given, turn_is_due
 from async_task_state.work import WorkSet
@@ -347,11 +348,11 @@ class State:
         return handle is self or (
             type(handle) is type(self)
             and handle._scope == self._scope
-            and handle._store == self._store
             and handle._read_only == self._read_only
             and (self._wanted_attempt is None or self._wanted_attempt == handle._attempt)
             and self._pending is None
             and not (handle._pending is not None and handle._pending.orphaned)
+            and is_same_store(handle._store, self._store)
         )
 
     async def _last_flush(self, pending: Pending) -> None:

@@ -10,7 +10,8 @@ from weakref import WeakSet
 
 from async_task_state.awaited import AwaitedWriter
 from async_task_state.errors import StateNotOpenError
-from async_task_state.stores import open_store
+from async_task_state.lent import LentStore
+from async_task_state.stores import is_same_store, open_store
 from async_task_state.writer import Writer
 
 if TYPE_CHECKING:
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
     from async_task_state.stores import Store
     from async_task_state.stores.airflow import Channel
 
-__all__ = ["awaited_writer", "drain", "shutdown", "writer_for"]
+__all__ = ["awaited_writer", "drain", "lent_store", "shutdown", "writer_for"]
 
-_writers: dict[object, Writer] = {}
+_writers: dict[str | Store, Writer] = {}
 _writers_lock = threading.Lock()
 _inherited: list[Writer] = []
 _awaited: WeakSet[AwaitedWriter] = WeakSet()
 
 
 def writer_for(store: str | Store, settings: Settings) -> Writer:
-    """This process's writer for a store, given as a dsn or as itself; made when there is none."""
+    """This process's writer for a store, given as a dsn or as itself; made when there is none.
+
+    One a file or database, whatever the name it is given by: two connections of one process to one file of SQLite by
+    two hard links have one index of two logs.
+    """
     with _writers_lock:
-        writer = _writers.get(store)
-        if writer is None or writer.gone:
+        writer = _writer_of(store)
+        if writer is None:
             if not _writers:
                 atexit.register(shutdown)
             opened = (
@@ -40,6 +45,26 @@ def writer_for(store: str | Store, settings: Settings) -> Writer:
             )
             writer = _writers[store] = Writer(opened, settings)
         return writer
+
+
+def lent_store(dsn: str, *, default_retention: float | None = None) -> Store:
+    """The store of this process's writer for what a dsn names; or where there is none one of its own.
+
+    Args:
+        dsn: Not `airflow:`.
+        default_retention: Of one of its own.
+    """
+    with _writers_lock:
+        writer = _writer_of(dsn)
+    return open_store(dsn, default_retention=default_retention) if writer is None else LentStore(writer)
+
+
+def _writer_of(store: str | Store) -> Writer | None:
+    found = _writers.get(store)
+    if found is not None and not found.gone:
+        return found
+    living = {known: writer for known, writer in _writers.items() if not writer.gone}
+    return next((writer for known, writer in living.items() if is_same_store(known, store)), None)
 
 
 def awaited_writer(settings: Settings, channel: Channel | None) -> AwaitedWriter:

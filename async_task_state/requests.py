@@ -64,14 +64,11 @@ class Requests:
             StoreUnavailableError: The store has not answered for the timeout.
             AsyncTaskStateError: What `refuse` was given.
         """
-        waiter = Waiter()
-        self._ask(waiter, self._until_available, method, *args)
-        try:
-            return await waiter.wait()
-        except BaseException:
-            # A caller that has gone must not take a lease later, from whoever has it then.
-            self.dismiss(waiter)
-            raise
+        return await self._wait(self._until_available, method, *args)
+
+    async def once(self, method: Call, *args: object) -> Any:
+        """The same for a method that is not called again, and may take as long as it takes."""
+        return await self._wait(self._use, method, *args)
 
     def submit(self, call: Call, *args: object) -> Future[Any]:
         """Run an async function on the loop, for a thread that waits for it without an event loop.
@@ -104,6 +101,16 @@ class Requests:
             if task is not None:
                 with contextlib.suppress(RuntimeError):
                     task.cancel()
+
+    async def _wait(self, call: Call, *args: object) -> Any:
+        waiter = Waiter()
+        self._ask(waiter, call, *args)
+        try:
+            return await waiter.wait()
+        except BaseException:
+            # A caller that has gone must not take a lease later, from whoever has it then.
+            self.dismiss(waiter)
+            raise
 
     def _ask(self, asker: Asker, call: Call, *args: object) -> None:
         # Before the lock, too, which in a forked child may be held by a thread that is not there.

@@ -69,8 +69,13 @@ class StoreThread(ABC):
         watch(self, 0.0)
         return await self._requests.awaited(method, *args)
 
+    async def once(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+        """The same for a method that is not run again, and may take as long as it takes."""
+        watch(self, 0.0)
+        return await self._requests.once(method, *args)
+
     def ask(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
-        """The same for a thread without an event loop; it is blocked meanwhile."""
+        """As `call` for a thread without an event loop; it is blocked meanwhile."""
         return self._requests.blocking(method, *args)
 
     def pause(self) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from async_task_state.runs import run_of
 from async_task_state.scopes import TaskScope
 from async_task_state.state import configured
-from async_task_state.stores import Batch, open_store
+from async_task_state.stores import Batch
 
-__all__ = ["clear_state_of", "purge", "purge_sync"]
+if TYPE_CHECKING:
+    from async_task_state.stores import Store
+
+__all__ = ["clear_state_of", "purge", "purge_all", "purge_sync"]
 
 
 async def purge(store: str | None = None) -> int:
@@ -28,13 +31,21 @@ async def purge(store: str | None = None) -> int:
         SettingsError: The store is malformed, or Airflow's own, which `airflow state-store clean` purges.
         StoreError: It cannot serve; what was deleted until then is gone.
     """
-    from anyio import to_thread  # noqa: PLC0415 - loads asyncio, 50 ms
-
-    from async_task_state.connections import resolved  # noqa: PLC0415 - the same
+    from async_task_state.connections import resolved  # noqa: PLC0415 - loads asyncio, 50 ms
+    from async_task_state.lent import LentStore  # noqa: PLC0415 - the same
+    from async_task_state.lifetime import writer_for  # noqa: PLC0415 - the same
 
     given, settings = configured(store)
-    dsn = await resolved(str(given))
-    return await to_thread.run_sync(_purge, dsn, settings.default_retention)
+    # By the writer's own connection: a second one would be a second owner of its file, or one too many for a server.
+    return await purge_all(LentStore(writer_for(await resolved(str(given)), settings)))
+
+
+async def purge_all(store: Store) -> int:
+    """Have a store purge until nothing is left; how many rows were deleted."""
+    purged = 0
+    while deleted := await store.purge():
+        purged += deleted
+    return purged
 
 
 def purge_sync(store: str | None = None) -> int:
@@ -42,19 +53,6 @@ def purge_sync(store: str | None = None) -> int:
     import asyncio  # noqa: PLC0415 - 50 ms
 
     return asyncio.run(purge(store))
-
-
-def _purge(dsn: str, default_retention: float | None) -> int:
-    import asyncio  # noqa: PLC0415 - loaded by now
-
-    async def work() -> int:
-        store = open_store(dsn, default_retention=default_retention)
-        try:
-            return await store.purge()
-        finally:
-            await store.close()
-
-    return asyncio.run(work())
 
 
 def clear_state_of(task_instance: Any) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from async_task_state.errors import SettingsError
 from async_task_state.settings import Dsn
@@ -27,10 +28,14 @@ __all__ = [
     "ScopeInfo",
     "Snapshot",
     "Store",
+    "is_same_store",
     "new_token",
     "open_store",
     "sqlite_path",
 ]
+
+POSTGRES: Final = frozenset({"postgresql", "postgres"})
+"""The kinds of its dsns."""
 
 Change: TypeAlias = "tuple[str | None, float | None]"
 """A key's new JSON text, or None to delete it; and the seconds to keep it, None for ever."""
@@ -209,7 +214,7 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
         from async_task_state.stores.sqlite import SQLiteStore  # noqa: PLC0415 - one store is loaded, not all
 
         return SQLiteStore(sqlite_path(dsn), default_retention=default_retention)
-    if scheme.partition("+")[0] in ("postgresql", "postgres") and colon:
+    if scheme.partition("+")[0] in POSTGRES and colon:
         from async_task_state.stores.postgres import PostgresStore  # noqa: PLC0415 - one store is loaded, not all
         from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
 
@@ -223,6 +228,37 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
         f"the dsn is {kind}; [async_task_state] dsn takes sqlite:///path,"
         " postgresql://user:password@host/database, airflow: or memory:"
     )
+
+
+def is_same_store(one: object, other: object) -> bool:
+    """Whether two stores, given as dsns or as themselves, are one: the same file, the same database.
+
+    Raises:
+        SettingsError: As `open_store`.
+    """
+    if one == other:
+        return True
+    file, other_file = _file_of(one), _file_of(other)
+    if file is not None and other_file is not None:
+        from async_task_state.stores.sqlite_file import is_same_file  # noqa: PLC0415 - one store is loaded, not all
+
+        return is_same_file(file, other_file)
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    if not {Dsn(one).kind, Dsn(other).kind} <= POSTGRES:
+        return False
+    from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415 - one store is loaded, not all
+
+    return PostgresDsn.parse(one) == PostgresDsn.parse(other)
+
+
+def _file_of(store: object) -> Path | None:
+    """The file of an SQLite store."""
+    if isinstance(store, str):
+        return Path(sqlite_path(store)) if store.startswith("sqlite:") else None
+    from async_task_state.stores.sqlite import SQLiteStore  # noqa: PLC0415 - one store is loaded, not all
+
+    return store.path if isinstance(store, SQLiteStore) else None
 
 
 def sqlite_path(dsn: str) -> str:

@@ -79,8 +79,11 @@ class MemoryStore:
 
     @classmethod
     def shared(cls, name: str, *, default_retention: float | None = None) -> MemoryStore:
-        """The store that everybody in this process who gives this name sees."""
-        return cls._shared.setdefault(name, cls(default_retention=default_retention))
+        """The store that everybody in this process who gives this name sees, with the last retention that one gave."""
+        store = cls._shared.setdefault(name, cls())
+        if default_retention is not None:
+            store._default_retention = default_retention  # noqa: SLF001 - its own class
+        return store
 
     async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""

@@ -7,7 +7,6 @@ transaction; writers of other processes wait their turn in SQLite's own lock.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from functools import partial
@@ -19,8 +18,10 @@ import aiosqlite
 from async_task_state.errors import StoreError, StoreUnavailableError
 from async_task_state.stores import sqlite_sql
 from async_task_state.stores.gathering import Gathering
+from async_task_state.stores.sqlite_file import Identity, identity_of, provide
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from async_task_state.runs import Run
@@ -46,10 +47,10 @@ class SQLiteStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, default_retention: float | None = None) -> None:
-        self._path = Path(path)
+        self.path = Path(path).absolute()
         self._default_retention = default_retention
         self._db: aiosqlite.Connection | None = None
-        self._file: tuple[int, int] | None = None
+        self._file: Identity = None
         self._opening = asyncio.Lock()
         # In one transaction, because each costs a write to disk and waits for the lock of the file.
         self._acquiring: Gathering[tuple[Scope, int | None, Run | None], Snapshot] = Gathering(
@@ -135,63 +136,49 @@ class SQLiteStore:
 
     async def _connection(self) -> aiosqlite.Connection:
         # A file that was deleted or replaced would go on taking commits that nobody will ever read.
-        if self._db is not None and self._file != _identity(self._path):
+        if self._db is not None and self._file != identity_of(self.path):
             await self.close()
         if self._db is None:
-            self._create_file()
-            db = aiosqlite.connect(self._path, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
+            provide(self.path)
+            file = identity_of(self.path)
+            # Not to be made by SQLite, and so for everybody to read, should it be gone by now.
+            uri = f"{self.path.as_uri()}?mode=rw"
+            db = aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
             # Or a process that ends without closing would wait for this thread for ever; aiosqlite before 0.22, which
             # older Airflows ask for, is the thread itself.
             thread: Any = getattr(db, "_thread", db)
             thread.daemon = True
-            await db
             try:
-                await _hop(db, sqlite_sql.prepare, self._path)
+                await db
+            except sqlite3.Error:
+                # It answers this loop as it ends.
+                thread.join()
+                raise
+            try:
+                await _hop(db, sqlite_sql.prepare, self.path)
             except BaseException:
                 await db.close()
                 raise
-            self._db, self._file = db, _identity(self._path)
+            self._db, self._file = db, file
         return self._db
-
-    def _create_file(self) -> None:
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            if not self._path.parent.is_dir():
-                raise StoreError(
-                    f"the directory {self._path.parent} for the database does not exist;"
-                    " make it, or change [async_task_state] dsn"
-                ) from error
-            raise StoreError(
-                f"the database {self._path} cannot be opened for writing ({error.strerror});"
-                " change its directory's permissions, or [async_task_state] dsn"
-            ) from error
 
     def _translate(self, error: sqlite3.Error) -> StoreError:
         text = str(error)
         if any(sign in text for sign in _PASSING):
-            return StoreUnavailableError(f"the database {self._path}: {text}")
+            return StoreUnavailableError(f"the database {self.path}: {text}")
         if "readonly" in text:
             return StoreError(
-                f"the database {self._path} is read-only; change its permissions, or [async_task_state] dsn"
+                f"the database {self.path} is read-only; change its permissions, or [async_task_state] dsn"
             )
         if "not a database" in text:
             return StoreError(
-                f"{self._path} is not an SQLite database; move it away, or change [async_task_state] dsn"
+                f"{self.path} is not an SQLite database; move it away, or change [async_task_state] dsn"
             )
         if "malformed" in text:
             return StoreError(
-                f"the database {self._path} is corrupt ({text}); restore it, or move it away to start anew"
+                f"the database {self.path} is corrupt ({text}); restore it, or move it away to start anew"
             )
-        return StoreError(f"the database {self._path}: {text}")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return StoreError(f"the database {self.path}: {text}")
 
 
 async def _hop(db: aiosqlite.Connection, work: Callable[..., T], *args: object) -> T:

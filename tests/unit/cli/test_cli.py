@@ -16,6 +16,7 @@ from uuid import UUID
 import pytest
 
 from async_task_state import Settings, StaleWriterError, TaskScope, cli
+from async_task_state.lifetime import shutdown
 from async_task_state.scopes import AssetScope
 
 IDS = ("dag", "run", "task")
@@ -274,6 +275,8 @@ def test_purge(run, make_state, fill, write, dsn, tmp_path, monkeypatch):
 
 def test_purge_leaves_what_is_kept_for_ever(run, fill, dsn, tmp_path, monkeypatch):
     fill(done=1)
+    # The settings are those of a process, and so is the writer that was made with others.
+    shutdown()
     monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn, default_retention_days=0))
     with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
         db.execute("UPDATE scope SET touched_at = 0")

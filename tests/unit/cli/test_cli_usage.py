@@ -117,7 +117,7 @@ def test_an_interrupted_command_says_nothing(run, monkeypatch, command):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "open_store", interrupt)
+    monkeypatch.setattr(cli, "lent_store", interrupt)
     monkeypatch.setattr(cli, "checks", interrupt)
     assert run(*command) == (130, "", "")
 

@@ -165,7 +165,7 @@ def test_watch_goes_on_after_an_outage(run, fill, dsn, monkeypatch):
             await self.store.close()
 
     fill(done=1)
-    monkeypatch.setattr(cli, "open_store", lambda *_, **__: Busy())
+    monkeypatch.setattr(cli, "lent_store", lambda *_, **__: Busy())
     code, out, err = run("watch", *IDS, "--interval", "0.001", "--until", "1")
     assert (code, err) == (0, "trying again: the database is locked\n")
     assert out.endswith("files: 1 done, 0 failed\n")
