@@ -21,6 +21,7 @@ __all__ = [
     "ReadOnlyStateError",
     "SettingsError",
     "SourceError",
+    "SourceNotAllowedError",
     "StaleAttemptError",
     "StaleWriterError",
     "StateNotOpenError",
@@ -100,7 +101,11 @@ class SettingsError(AsyncTaskStateError, ValueError):
 
 
 class SourceError(AsyncTaskStateError):
-    """A source of files does not exist or holds no file, and files were required."""
+    """A source of files cannot be listed, or holds no file and files were required."""
+
+
+class SourceNotAllowedError(SourceError, ValueError):
+    """A source is of a protocol that is not allowed, chains file systems, or leaves its `base`; the message says which."""
 
 
 class StaleWriterError(AsyncTaskStateError):

@@ -14,18 +14,25 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio.to_thread
-from fsspec.core import url_to_fs
-from upath import UPath
 
-from async_task_state.errors import InvalidArgumentError, ProcessorError, SourceError, WorkFailedError
+from async_task_state.errors import (
+    InvalidArgumentError,
+    ProcessorError,
+    SourceError,
+    SourceNotAllowedError,
+    WorkFailedError,
+)
+from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
-from async_task_state.sources import check_source, found, is_local, location, modified_of
+from async_task_state.sources import check_source, found, modified_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from fsspec import AbstractFileSystem
+    from upath import UPath
 
+    from async_task_state.places import Place
     from async_task_state.state import TaskState
 
 __all__ = ["FileWork", "load_processor"]
@@ -42,10 +49,28 @@ BY_POSITION: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file to process: where it is, and the key that it is recognised by."""
+    """One file to process.
 
-    path: UPath
+    Args:
+        place: The place of the source that it belongs to.
+        name: What its file system calls it.
+        key: What it is recognised by.
+        path: Where it is; None if it was not allowed when it was listed.
+    """
+
+    place: Place
+    name: str
     key: str
+    path: UPath | None
+
+    def checked_path(self) -> UPath:
+        """The path, just before it is handed over.
+
+        Raises:
+            SourceNotAllowedError: It may not be; its symbolic links may lead out of the base by now.
+        """
+        self.place.check(self.name)
+        return self.place.path_of(self.name) if self.path is None else self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +89,7 @@ class FileWork:
     identity: Literal["stat", "path"] = "stat"
     require_files: bool = False
     max_delay: float | None = None
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if self.identity not in ("stat", "path"):
@@ -73,6 +99,8 @@ class FileWork:
         check_count("concurrency", self.concurrency)
         check_count("max_attempts", self.max_attempts)
         check_seconds("max_delay", self.max_delay)
+        if self.base is not None and (not isinstance(self.base, str) or not self.base):
+            raise InvalidArgumentError(f"base must be an absolute path, a URL or None, not {self.base!r}")
 
     async def run(self, state: TaskState) -> dict[str, Any]:
         """Process what remains and say what came of it; a file that failed for good makes the status "failed".
@@ -80,9 +108,12 @@ class FileWork:
         Raises:
             InvalidArgumentError: The source is none.
             ProcessorError: The processor cannot be imported or called.
+            SourceNotAllowedError: The source is not allowed here, or leaves `base`.
             SourceError: The source cannot be listed; or there is no file, and `require_files` is set.
         """
         check_source(self.source)
+        # Again, because it may have been sent from a machine with other settings.
+        check_allowed(self.source, self.base)
         process = with_state(load_processor(self.processor), state)
         totals: dict[str, float] = await state.get(TOTALS, {})
 
@@ -99,7 +130,7 @@ class FileWork:
 
         try:
             summary = await state.work(WORK_SET).process(
-                list_files(self.source, self.identity),
+                list_files(self.source, self.identity, self.base),
                 process,
                 key=lambda file: file.key,
                 concurrency=self.concurrency,
@@ -165,15 +196,19 @@ def with_state(processor: Callable[..., Any], state: TaskState) -> Callable[[Fil
     if inspect.iscoroutinefunction(processor) or inspect.iscoroutinefunction(type(processor).__call__):
 
         async def process(file: File) -> Any:
-            return await processor(file.path, *arguments, **named)
+            if file.place.asks_disk:
+                path = await anyio.to_thread.run_sync(file.checked_path)
+            else:
+                path = file.checked_path()
+            return await processor(path, *arguments, **named)
 
         return process
-    return lambda file: processor(file.path, *arguments, **named)
+    return lambda file: processor(file.checked_path(), *arguments, **named)
 
 
-async def list_files(source: str | list[str], identity: str) -> AsyncIterator[File]:
+async def list_files(source: str | list[str], identity: str, base: str | None = None) -> AsyncIterator[File]:
     """The files of a source, in a stable order; every look at the file system is made in a worker thread."""
-    chunks = _chunks(source, identity)
+    chunks = _chunks(source, identity, base)
     while chunk := await anyio.to_thread.run_sync(next, chunks, None):
         for file in chunk:
             yield file
@@ -184,36 +219,39 @@ def path_of(key: str, identity: str) -> str:
     return key.rpartition("#")[0] if identity == "stat" else key
 
 
-def _chunks(source: str | list[str], identity: str) -> Iterator[list[File]]:
-    files = _found(source, identity) if isinstance(source, str) else _listed(source, identity)
-    while chunk := list(islice(files, CHUNK)):
-        yield chunk
+def _chunks(source: str | list[str], identity: str, base: str | None) -> Iterator[list[File]]:
+    files = _found(source, identity, base) if isinstance(source, str) else _listed(source, identity, base)
+    try:
+        while chunk := list(islice(files, CHUNK)):
+            yield chunk
+    except SourceError:
+        raise
+    except Exception as error:
+        # Client libraries of file systems raise errors of their own.
+        raise SourceError(f"the source cannot be listed: {type(error).__name__}: {error}") from error
 
 
-def _listed(paths: Iterable[str], identity: str) -> Iterator[File]:
+def _listed(paths: Iterable[str], identity: str, base: str | None) -> Iterator[File]:
     fresh: set[AbstractFileSystem] = set()
     for path in paths:
-        file_system, name = url_to_fs(path)
-        if file_system not in fresh:
-            file_system.invalidate_cache()
-            fresh.add(file_system)
+        place = open_place(path, base)
+        if place.file_system not in fresh:
+            place.file_system.invalidate_cache()
+            fresh.add(place.file_system)
         try:
-            info = file_system.info(name) if identity == "stat" else {}
+            info = place.file_system.info(place.root) if identity == "stat" else {}
         except FileNotFoundError:
             # Left to the processor, whose error is then recorded with the file.
             info = {}
-        yield _file(file_system, name, info, identity)
+        yield _file(place, place.root, info, identity)
 
 
-def _found(source: str, identity: str) -> Iterator[File]:
-    file_system, root = url_to_fs(source)
-    file_system.invalidate_cache()
-    try:
-        for name, info in found(file_system, root, _refuse):
-            if info["type"] == "file":
-                yield _file(file_system, name, info, identity)
-    except OSError as error:
-        raise SourceError(f"the source cannot be listed: {error}") from error
+def _found(source: str, identity: str, base: str | None) -> Iterator[File]:
+    place = open_place(source, base)
+    place.file_system.invalidate_cache()
+    for name, info in found(place, _refuse):
+        if info["type"] == "file":
+            yield _file(place, name, info, identity)
 
 
 def _refuse(error: OSError) -> None:
@@ -222,11 +260,13 @@ def _refuse(error: OSError) -> None:
         raise error
 
 
-def _file(file_system: AbstractFileSystem, name: str, info: dict[str, Any], identity: str) -> File:
-    path = location(file_system, name)
-    key = path
+def _file(place: Place, name: str, info: dict[str, Any], identity: str) -> File:
+    key = place.url_of(name)
     if identity == "stat":
         modified = modified_of(info)
-        key = f"{path}#{info.get('size', '')},{'' if modified is None else modified}"
-    options = {} if is_local(file_system) else file_system.storage_options
-    return File(UPath(path, **options), key)
+        key = f"{key}#{info.get('size', '')},{'' if modified is None else modified}"
+    try:
+        return File(place, name, key, place.path_of(name))
+    except SourceNotAllowedError:
+        # Raised again where it is handed over, which makes it the failure of this file alone.
+        return File(place, name, key, None)

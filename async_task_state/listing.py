@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
-from fsspec.core import url_to_fs
 
-from async_task_state.sources import found, location, modified_of
+from async_task_state.errors import SourceNotAllowedError
+from async_task_state.places import open_place
+from async_task_state.sources import found, modified_of
 from async_task_state.work import digest_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Lookout:
         self._source = source
         self._interval = interval
         self._failures = 0
-        self._told = ""
+        self._told: list[str] = []
 
     @property
     def pause(self) -> float:
@@ -69,10 +70,11 @@ class Lookout:
             see: Its second argument is complete when the first is exhausted.
         """
         missed: list[OSError] = []
+        refused: list[SourceNotAllowedError] = []
         try:
             # Left behind on cancellation: a listing may take minutes, and a triggerer that ends waits for seconds.
             seen = await to_thread.run_sync(
-                lambda: see(look(self._source, missed), missed), abandon_on_cancel=True
+                lambda: see(look(self._source, missed, refused), missed), abandon_on_cancel=True
             )
         except Exception as error:  # noqa: BLE001 - file systems raise what their client libraries raise
             self._failures += 1
@@ -84,36 +86,50 @@ class Lookout:
             )
             return None
         self._failures = 0
-        self._tell(missed)
+        self._tell(missed, refused)
         return seen
 
-    def _tell(self, missed: list[OSError]) -> None:
-        """Log which folders cannot be listed, when that changes; one that is gone was deleted meanwhile."""
-        refused = [str(error) for error in missed if not isinstance(error, FileNotFoundError)]
-        told = f"{len(refused)} folders cannot be listed, the first: {refused[0]}" if refused else ""
+    def _tell(self, missed: list[OSError], refused: list[SourceNotAllowedError]) -> None:
+        """Log what is left out, when that changes; a folder that is gone was deleted meanwhile."""
+        unlisted = [str(error) for error in missed if not isinstance(error, FileNotFoundError)]
+        told = []
+        if unlisted:
+            told.append(f"{len(unlisted)} folders cannot be listed, the first: {unlisted[0]}")
+        if refused:
+            told.append(f"{len(refused)} files are left out, the first: {refused[0]}")
         if told and told != self._told:
-            log.warning("%s; the files in them are not seen", told)
+            log.warning("%s; they are not reported", "; ".join(told))
         self._told = told
 
 
-def look(source: str | list[str], missed: list[OSError]) -> Iterator[Version]:
+def look(
+    source: str | list[str], missed: list[OSError], refused: list[SourceNotAllowedError]
+) -> Iterator[Version]:
     """Every file that a source has, as it is now. Blocks.
 
     Args:
         source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL.
             Symbolic links in a directory are left out.
         missed: Takes the errors of folders that could not be listed.
+        refused: Takes those of files whose names no consumer of an event should open.
 
     Raises:
+        SourceNotAllowedError: A place is not allowed here.
         Exception: Whatever the file system raises when it cannot be asked at all.
     """
-    for place in [source] if isinstance(source, str) else source:
-        file_system, root = url_to_fs(place)
+    for text in [source] if isinstance(source, str) else source:
+        place = open_place(text)
         # Many file systems remember a listing for ever.
-        file_system.invalidate_cache()
-        for name, info in found(file_system, root, missed.append):
-            if info["type"] == "file":
-                yield _version(location(file_system, name), info)
+        place.file_system.invalidate_cache()
+        for name, info in found(place, missed.append):
+            if info["type"] != "file":
+                continue
+            try:
+                place.check(name)
+            except SourceNotAllowedError as error:
+                refused.append(error)
+            else:
+                yield _version(place.url_of(name), info)
 
 
 def _version(path: str, info: dict[str, Any]) -> Version:

@@ -16,15 +16,18 @@ from async_task_state.files import FileWork, load_processor
 from async_task_state.instances import state_in_airflow
 from async_task_state.job_calls import CALLS
 from async_task_state.jobs import JobWork, after_clear, is_users_kill
-from async_task_state.sources import Source, plain_source
+from async_task_state.places import check_allowed, check_base
+from async_task_state.sources import Source, check_source, plain_place, plain_source
 from async_task_state.state import task_state
 from async_task_state.triggers.files import ProcessFilesTrigger
 from async_task_state.triggers.jobs import RemoteJobTrigger
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from airflow.sdk import Context
+    from upath import UPath
 
     from async_task_state.job_calls import Meaning
     from async_task_state.state import TaskState
@@ -44,7 +47,11 @@ class ProcessFilesOperator(BaseOperator):
 
     Args:
         source: A directory (with all below it), a glob, a file, any of them as an fsspec URL, or a list of files.
-            Templated. Every file below a directory counts: one that cannot be listed fails the task.
+            Templated. Every file below a directory counts: one that cannot be listed fails the task. A URL's protocol must
+            be one of `[async_task_state] allowed_protocols`, and chained URLs are refused.
+        base: The folder that `source` must be in and may be relative to, an absolute path or a URL: needed where `source`
+            says what a user has chosen, who could read any file otherwise. Symbolic links that lead out of it are refused.
+            Not templated.
         processor: The dotted path of `async def process(path, state)`, or of a plain function, which then runs in a
             worker thread. `path` is a `UPath`, which for a local file is a `pathlib.Path`. The state is given to the
             parameter of that name, or to a second one that has no default; a function without either is given none.
@@ -65,6 +72,7 @@ class ProcessFilesOperator(BaseOperator):
 
     Raises:
         InvalidArgumentError: An argument is of the wrong type or out of range.
+        SourceNotAllowedError: `base` is not allowed; when it runs, `source` is not, or is outside of `base`.
     """
 
     template_fields: Sequence[str] = ("source",)
@@ -74,6 +82,7 @@ class ProcessFilesOperator(BaseOperator):
         self,
         *,
         source: Source,
+        base: str | os.PathLike[str] | UPath | None = None,
         processor: str | Callable[..., Any],
         concurrency: int = 16,
         max_attempts: int = 1,
@@ -93,6 +102,7 @@ class ProcessFilesOperator(BaseOperator):
                 " deferrable=False"
             )
         self.source = source
+        self.base = base
         self.processor = processor
         self.concurrency = concurrency
         self.max_attempts = max_attempts
@@ -102,11 +112,15 @@ class ProcessFilesOperator(BaseOperator):
         self.max_delay = max_delay
         self.deferrable = deferrable
         FileWork(**self._arguments())
+        if base is not None:
+            check_base(plain_place(base))
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Do the work here, or defer to the trigger that does."""
         # What mapped tasks have returned is read here, where no event loop is held up.
-        self.source = plain_source(self.source)
+        self.source = source = plain_source(self.source)
+        check_source(source)
+        check_allowed(source, plain_place(self.base))
         if self.deferrable:
             # A wrong path is the worker's to report, before a triggerer trips over it.
             load_processor(self.processor)
@@ -130,6 +144,7 @@ class ProcessFilesOperator(BaseOperator):
     def _arguments(self) -> dict[str, Any]:
         return {
             "source": plain_source(self.source),
+            "base": plain_place(self.base),
             "processor": self.processor,
             "concurrency": self.concurrency,
             "max_attempts": self.max_attempts,

@@ -69,6 +69,10 @@ _OPTIONS = {
     "default_retention_days": "Days after its last write that a key is kept; 0 keeps it for ever.",
     "on_clear": "What a task finds that a user has cleared: restart (an empty state) or resume (the one it left).",
     "clear_on_success": "Whether a task's state is deleted when the task has succeeded.",
+    "allowed_protocols": (
+        "Of which protocols a source of files may be, besides a local path: names of fsspec's with commas between. Those that"
+        " reach a host which a source names, as http and sftp, let users who choose a source reach any host."
+    ),
 }
 _TYPES = {bool: "boolean", int: "integer", float: "float", str: "string"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cache
@@ -17,6 +18,7 @@ __all__ = [
     "SECTION",
     "Dsn",
     "Settings",
+    "allowed_protocols",
     "check_count",
     "check_executor",
     "check_seconds",
@@ -32,6 +34,8 @@ LOCAL_EXECUTORS: Final = frozenset(
 )
 
 ON_CLEAR: Final = ("restart", "resume")
+
+_PROTOCOL: Final = re.compile(r"[a-z][a-z0-9+._-]*")
 
 NEVER_EXPIRE: Final = timedelta.max
 """A retention that never ends; the very object that Airflow calls `NEVER_EXPIRE`."""
@@ -66,6 +70,7 @@ class Settings:
         default_retention_days: Days after its last write that a key is kept; 0 keeps it for ever.
         on_clear: What a task finds that a user has cleared: "restart" an empty state, "resume" the one it left.
         clear_on_success: Whether a task's state is deleted when it has succeeded.
+        allowed_protocols: Of which protocols a source of files may be, besides a local path; names with commas between.
 
     Raises:
         SettingsError: A value is of the wrong type or out of range.
@@ -79,6 +84,7 @@ class Settings:
     default_retention_days: float = 30.0
     on_clear: str = "restart"
     clear_on_success: bool = False
+    allowed_protocols: str = "abfs,abfss,az,gcs,gs,s3,s3a"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dsn", Dsn(self.dsn))
@@ -97,6 +103,8 @@ class Settings:
             raise SettingsError(
                 f"[{SECTION}] clear_on_success must be true or false, not {self.clear_on_success!r}"
             )
+        protocols = ",".join(sorted(_protocols_in(self.allowed_protocols)))
+        object.__setattr__(self, "allowed_protocols", protocols)
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name != "dsn")
@@ -151,6 +159,30 @@ def load_settings() -> Settings:
     elif not dsn:
         dsn = f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
     return Settings(dsn=dsn, **values)
+
+
+@cache
+def allowed_protocols() -> frozenset[str]:
+    """Of which protocols a source of files may be in this process, besides a local path; read once.
+
+    No other setting is read, because a DAG that watches files is parsed where the dsn need not be known.
+
+    Raises:
+        SettingsError: One of them is no protocol.
+    """
+    from airflow.configuration import conf  # noqa: PLC0415 - takes a second, so only when asked
+
+    name = "allowed_protocols"
+    return _protocols_in(conf.get(SECTION, name, fallback=DEFAULTS[name]))
+
+
+def _protocols_in(setting: object) -> frozenset[str]:
+    names = {name.strip() for name in setting.split(",")} - {""} if isinstance(setting, str) else {""}
+    if not all(map(_PROTOCOL.fullmatch, names)):
+        raise SettingsError(
+            f"[{SECTION}] allowed_protocols must be names of protocols with commas between, as in s3, gs; not {setting!r}"
+        )
+    return frozenset(names)
 
 
 def retention_seconds(retention: timedelta | None, default: float | None) -> float | None:

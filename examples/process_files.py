@@ -1,4 +1,4 @@
-"""Every file of a folder, processed once: in the triggerer, and on the worker."""
+"""The files that a user chooses from a folder, each processed once: in the triggerer, and on the worker."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def size(path: Path) -> dict[str, int]:
 with DAG(
     "example_process_files",
     schedule=None,
-    params={"folder": "/etc/*.conf"},
+    params={"files": "*.conf"},
     default_args={"retries": 5, "retry_delay": timedelta(seconds=5)},
 ):
     in_the_triggerer = ProcessFilesOperator(
         task_id="in_the_triggerer",
-        source="{{ params.folder }}",
+        source="{{ params.files }}",
+        # Whatever the user says, no other file is read.
+        base="/etc",
         # The triggerer imports it, so it is a path: a module in the plugins folder, or one that is installed.
         processor="file_processors.count_lines",
         concurrency=32,
@@ -34,7 +36,8 @@ with DAG(
     )
     on_the_worker = ProcessFilesOperator(
         task_id="on_the_worker",
-        source="{{ params.folder }}",
+        source="{{ params.files }}",
+        base="/etc",
         processor=size,
         max_attempts=3,
         on_error="collect",

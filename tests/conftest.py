@@ -14,7 +14,7 @@ from roles import Role
 
 from async_task_state import Settings, TaskScope, TaskState
 from async_task_state.lifetime import shutdown, writer_for
-from async_task_state.settings import check_executor, load_settings
+from async_task_state.settings import allowed_protocols, check_executor, load_settings
 
 REAL = {"airflow", "compat"}
 
@@ -97,7 +97,7 @@ def _no_writer_left():
 @pytest.fixture
 def _settings_read_anew():
     """What was read from Airflow's config is forgotten before a test and after it."""
-    caches = (load_settings, check_executor)
+    caches = (allowed_protocols, load_settings, check_executor)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -9,11 +9,15 @@ from airflow.triggers.base import TriggerEvent
 
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.files import FileWork
-from async_task_state.sources import Source, check_source, plain_source
+from async_task_state.places import check_before_sending
+from async_task_state.sources import Source, check_source, plain_place, plain_source
 from async_task_state.triggers.checkpoint import CheckpointTrigger
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator
+
+    from upath import UPath
 
     from async_task_state.state import TaskState
 
@@ -29,6 +33,7 @@ class ProcessFilesTrigger(CheckpointTrigger):
     Args:
         source: See `async_task_state.operators.ProcessFilesOperator`, for this and all the others.
         processor: A dotted path; a function cannot be sent to the triggerer.
+        base: The folder that `source` must be in.
         concurrency: How many files are processed at once.
         max_attempts: How often one attempt of the task tries a file.
         on_error: "raise" or "collect".
@@ -38,6 +43,7 @@ class ProcessFilesTrigger(CheckpointTrigger):
 
     Raises:
         InvalidArgumentError: An argument is of the wrong type or out of range.
+        SourceNotAllowedError: `source` is not allowed, or is outside of `base`.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class ProcessFilesTrigger(CheckpointTrigger):
         source: Source,
         processor: str,
         *,
+        base: str | os.PathLike[str] | UPath | None = None,
         concurrency: int = 16,
         max_attempts: int = 1,
         on_error: Literal["raise", "collect"] = "raise",
@@ -57,10 +64,11 @@ class ProcessFilesTrigger(CheckpointTrigger):
             raise InvalidArgumentError(
                 f"a processor that runs in the triggerer must be a dotted path, not a {type(processor).__name__}"
             )
-        places = plain_source(source)
+        places, folder = plain_source(source), plain_place(base)
         check_source(places)
         self._work = FileWork(
             source=places,
+            base=folder,
             processor=processor,
             concurrency=concurrency,
             max_attempts=max_attempts,
@@ -70,6 +78,7 @@ class ProcessFilesTrigger(CheckpointTrigger):
             max_delay=max_delay,
         )
         self.max_delay = max_delay
+        check_before_sending(places, folder)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class path and the arguments."""

@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from async_task_state.arrivals import Watch
 from async_task_state.compat import CONFIRMS_EVENTS, NAMES_WATCHED_ASSETS, watched_assets
 from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
+from async_task_state.places import check_before_sending
 from async_task_state.scopes import AssetScope
 from async_task_state.sources import plain_source
 from async_task_state.state import AssetState, configured
@@ -55,7 +56,8 @@ class NewFilesTrigger(BaseEventTrigger):
     None).
 
     Args:
-        source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL.
+        source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL, of
+            one of `[async_task_state] allowed_protocols`.
         asset: The name under which the state is kept; None takes that of the asset that Airflow says this trigger
             watches. Needed where several assets watch alike, for one trigger then serves them all, as many as there
             are at the moment; and on Airflow before 3.3. Under another name a watch begins anew.
@@ -67,6 +69,7 @@ class NewFilesTrigger(BaseEventTrigger):
 
     Raises:
         InvalidArgumentError: An argument is of the wrong type or out of range, or `asset` is needed.
+        SourceNotAllowedError: `source` is not allowed.
 
     Attributes:
         store: A dsn or a store of its own; None takes `[async_task_state] dsn`.
@@ -99,6 +102,7 @@ class NewFilesTrigger(BaseEventTrigger):
             initial=initial,
             sample=sample,
         )
+        check_before_sending(self._watch.source)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class path and the arguments."""

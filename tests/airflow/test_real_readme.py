@@ -23,7 +23,7 @@ OPERATOR = """
 from airflow.sdk import DAG
 from async_task_state.operators import ProcessFilesOperator
 
-with DAG("readme_operator", schedule=None, params={{"folder": ""}}):
+with DAG("readme_operator", schedule=None):
     {code}
 """
 
@@ -72,14 +72,14 @@ def test_the_tasks(airflow, name, mark):
 
 
 def test_the_operator(airflow, tmp_path):
-    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "a.csv").write_text("one")
     (airflow.dags / "my_processors.py").write_text(
         "async def load(path, state):\n    return {'bytes': path.stat().st_size}\n"
     )
     (airflow.dags / "readme_operator.py").write_text(
-        OPERATOR.format(code=block("ProcessFilesOperator(").strip())
+        OPERATOR.format(code=block("ProcessFilesOperator(").strip()).replace("/data/orders", str(tmp_path))
     )
-    run = airflow.trigger("readme_operator", {"folder": str(tmp_path)})
+    run = airflow.trigger("readme_operator")
     airflow.wait_for_run("readme_operator", run)
     assert airflow.result("readme_operator", run, "load")["totals"] == {"bytes": 3}
 

@@ -7,6 +7,8 @@ import pytest
 from faulty import FaultyStore
 from remembers import Remembers
 
+from async_task_state.settings import allowed_protocols
+
 
 @pytest.fixture
 def store():
@@ -17,8 +19,20 @@ def store():
 
 
 @pytest.fixture
-def remembers():
+def allow(monkeypatch, _settings_read_anew):
+    """Sets `allowed_protocols`."""
+
+    def allow(*protocols):
+        monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__ALLOWED_PROTOCOLS", ", ".join(protocols))
+        allowed_protocols.cache_clear()
+
+    return allow
+
+
+@pytest.fixture
+def remembers(allow):
     """Has one file; `sizes` and `modified` say which, and since when."""
+    allow("remembers")
     fsspec.register_implementation("remembers", Remembers, clobber=True)
     Remembers.sizes, Remembers.modified = {"/x": 1}, None
     return Remembers

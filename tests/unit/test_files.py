@@ -99,7 +99,8 @@ async def test_a_glob_a_file_and_a_list(folder):
 
 
 @pytest.mark.anyio
-async def test_any_fsspec_url_is_listed_and_read(make_state):
+async def test_any_fsspec_url_is_listed_and_read(make_state, allow):
+    allow("memory")
     memory = fsspec.filesystem("memory")
     memory.pipe({"/bucket/x.txt": b"12345", "/bucket/y.txt": b"1"})
     try:
@@ -274,7 +275,8 @@ async def test_totals_add_up_numbers_of_every_kind(make_state, folder):
     ],
     ids=["text", "path", "upath", "list", "lazy"],
 )
-def test_a_trigger_is_sent_the_source_as_text(trigger, source, plain):
+def test_a_trigger_is_sent_the_source_as_text(trigger, source, plain, allow):
+    allow("memory")
     options = {"processor": "a.b"} if trigger is ProcessFilesTrigger else {"asset": "orders"}
     class_path, arguments = trigger(source, **options).serialize()
     assert arguments["source"] == plain

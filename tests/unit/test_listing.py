@@ -9,6 +9,7 @@ import pytest
 
 from async_task_state.files import list_files
 from async_task_state.listing import look
+from async_task_state.places import Place
 from async_task_state.sources import found
 
 FILES = ("a.csv", "b.txt", "deep/c.csv", "deep/deeper/d.csv", "deep/deeper/e", "other/f[1].csv", "z")
@@ -27,8 +28,9 @@ PATTERNS = (
 
 
 @pytest.fixture(params=["local", "memory", "flat"])
-def place(request, tmp_path, monkeypatch):
+def place(request, tmp_path, monkeypatch, allow):
     """A folder with those files."""
+    allow("memory")
     if request.param == "local":
         file_system, folder = fsspec.filesystem("file"), str(tmp_path / "in")
     else:
@@ -43,9 +45,10 @@ def place(request, tmp_path, monkeypatch):
 
 
 def seen(source):
-    missed = []
-    versions = list(look(source, missed))
+    missed, refused = [], []
+    versions = list(look(source, missed, refused))
     assert not missed
+    assert not refused
     return versions
 
 
@@ -66,7 +69,9 @@ def test_a_glob_in_an_archive_matches_what_it_holds(tmp_path, pattern):
     file_system, root = fsspec.core.url_to_fs(source)
     expected = [name for name, info in file_system.glob(root, detail=True).items() if info["type"] == "file"]
     missed = []
-    found_here = [name for name, info in found(file_system, root, missed.append) if info["type"] == "file"]
+    found_here = [
+        name for name, info in found(Place(file_system, root), missed.append) if info["type"] == "file"
+    ]
     assert (sorted(found_here), missed) == (sorted(expected), [])
     assert expected
 

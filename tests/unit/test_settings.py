@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from async_task_state import NEVER_EXPIRE, InvalidArgumentError, Settings, SettingsError
-from async_task_state.settings import load_settings, retention_seconds
+from async_task_state.settings import allowed_protocols, load_settings, retention_seconds
 
 NUMBERS = ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes")
 DAY = 86400.0
@@ -34,6 +34,21 @@ def test_g8_a_number_out_of_range_is_named(name, value):
     with pytest.raises(SettingsError) as caught:
         Settings(dsn="memory:", **{name: value})
     assert str(caught.value) == f"[async_task_state] {name} must be a number above 0, not {value!r}"
+
+
+@pytest.mark.parametrize("value", ["S3", "s3://", "s3 gs", "s3;gs", "3s", "s3,gs,:", None, ["s3"]], ids=repr)
+def test_g8_a_protocol_that_is_none_is_named(value):
+    with pytest.raises(
+        SettingsError, match="allowed_protocols must be names of protocols with commas between"
+    ):
+        Settings(dsn="memory:", allowed_protocols=value)
+
+
+def test_the_allowed_protocols_are_read_alone(environment):
+    environment(dsn="memory:", conn_id="both", allowed_protocols=" memory,sftp ,webdav+http,")
+    assert allowed_protocols() == {"memory", "sftp", "webdav+http"}
+    with pytest.raises(SettingsError, match="both set"):
+        load_settings()
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "1", None], ids=repr)

@@ -17,7 +17,10 @@ from watchkit import put, until
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_source_that_cannot_be_listed_is_tried_again(watching, folder, watch, monkeypatch, caplog):
+async def test_a_source_that_cannot_be_listed_is_tried_again(
+    watching, folder, watch, monkeypatch, caplog, allow
+):
+    allow("memory")
     put(folder, "a")
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/b", b"b")
