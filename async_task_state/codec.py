@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change
 
 __all__ = [
+    "KILL_PREFIX",
     "MAX_KEY_CHARS",
     "MAX_TRIES",
     "RESERVED_PREFIX",
@@ -31,6 +32,9 @@ MAX_KEY_CHARS = 512
 RESERVED_PREFIX = "__ats:"
 MAX_TRIES = f"{RESERVED_PREFIX}max_tries"
 """The key by which a later attempt can tell a user's clear, which sets that number anew, from a retry, which does not."""
+
+KILL_PREFIX = f"{RESERVED_PREFIX}kill:"
+"""How the keys begin that say which `on_user_kill` a user's clear owes: `Batch.cleared` leaves them, see `kills`."""
 
 # ASCII output keeps NUL and lone surrogates escaped, which databases would refuse, and makes length in characters
 # the length in bytes.

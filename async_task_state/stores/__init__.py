@@ -85,7 +85,8 @@ class Batch:
     Args:
         lease: The holder's.
         changes: The newest change of each key.
-        cleared: Every key is deleted before `changes` are made.
+        cleared: Every key is deleted before `changes` are made, except those with `codec.KILL_PREFIX`: others than the
+            holder change those.
     """
 
     lease: Lease
@@ -153,7 +154,8 @@ class Store(Protocol):
         *,
         cleared: bool = False,
         run: Run | None = None,
-    ) -> None:
+        expected: Mapping[str, str] | None = None,
+    ) -> bool:
         """Make changes durable without the lease, which stays whose it is: what others than the holder wrote.
 
         A scope that nobody has held is made, and any attempt may open it next. So it is where what is stored is of an
@@ -162,8 +164,13 @@ class Store(Protocol):
         Args:
             scope: Whose state.
             changes: The newest change of each key.
-            cleared: Every key is deleted before `changes` are made.
+            cleared: As in a `Batch`.
             run: The run that writes, where that is known.
+            expected: Keys and their texts: nothing is written, and no scope is made, unless each has its text, as seen in
+                the transaction that writes. An empty mapping expects nothing.
+
+        Returns:
+            Whether the changes were made.
 
         Raises:
             StaleAttemptError: What is stored is of a newer run.

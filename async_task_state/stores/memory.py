@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
+from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Lease, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
@@ -47,7 +47,7 @@ class _Record:
 
     def change(self, changes: Mapping[str, Change], now: float, *, cleared: bool) -> None:
         if cleared:
-            self.entries.clear()
+            self.entries = {key: entry for key, entry in self.entries.items() if key.startswith(KILL_PREFIX)}
         for key, (value, retention) in changes.items():
             if value is None:
                 self.entries.pop(key, None)
@@ -135,15 +135,20 @@ class MemoryStore:
         *,
         cleared: bool = False,
         run: Run | None = None,
-    ) -> None:
+        expected: Mapping[str, str] | None = None,
+    ) -> bool:
         """See `Store.write`."""
         record = self._records.get(scope)
+        if expected and (record is None or not expected.items() <= record.live().items()):
+            return False
         admitted = admit_write(scope, run, None if record is None else record.held)
         if record is None:
             record = self._make(scope, admitted)
         elif admitted.fresh:
+            record.entries.clear()
             record.hand_over(admitted.attempt, admitted.run)
-        record.change(changes, time.time(), cleared=cleared or admitted.fresh)
+        record.change(changes, time.time(), cleared=cleared)
+        return True
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""

@@ -129,13 +129,16 @@ class PostgresStore:
         *,
         cleared: bool = False,
         run: Run | None = None,
-    ) -> None:
+        expected: Mapping[str, str] | None = None,
+    ) -> bool:
         """See `Store.write`.
 
         A transaction, which has the scope's lock before it ends: where its COMMIT arrives late, on a connection that was
         lost, whatever is newer waits for it.
         """
         async with self._use() as db, _transaction(db):
+            if expected and not await self._has(db, scope, expected):
+                return False
             new = admit_write(scope, run, None)
             *numbers, left_by = await db.fetchrow(self._sql.make, *scope.row, new_token(), new.run)
             lease = Lease(scope, *numbers)
@@ -143,6 +146,7 @@ class PostgresStore:
             if admitted.fresh:
                 await self._reset(db, lease.scope_id, admitted.run)
             await self._change(db, Rows.of([Batch(lease, dict(changes), cleared)]))
+        return True
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
@@ -275,13 +279,20 @@ class PostgresStore:
         else:
             async with _transaction(db):
                 rows = await db.fetch(self._sql.acquire, *wanted)
-                await db.execute(self._sql.clear, array_of(row[0] for row in rows))
+                await db.execute(self._sql.empty, array_of(row[0] for row in rows))
         return Lease(scope, *rows[0]) if rows else None
 
     async def _reset(self, db: Any, scope_id: int, run: str) -> int:
         """Delete every key of a scope that this transaction has locked, and fence its holder; how many keys there were."""
         await db.execute(self._sql.reset, scope_id, new_token(), run)
-        return _count(await db.execute(self._sql.clear, array_of([scope_id])))
+        return _count(await db.execute(self._sql.empty, array_of([scope_id])))
+
+    async def _has(self, db: Any, scope: Scope, expected: Mapping[str, str]) -> bool:
+        """Whether a scope's keys have these texts; this transaction has locked it then."""
+        row = await db.fetchrow(self._sql.lock, *scope.row)
+        # A statement of its own: it sees what was saved before the row was locked.
+        entries = [] if row is None else await db.fetch(self._sql.entries, row[0])
+        return expected.items() <= dict(entries).items()
 
     async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
         """The rows that a statement in a transaction of its own returns."""

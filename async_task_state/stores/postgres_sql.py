@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from async_task_state.codec import KILL_PREFIX
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -138,7 +140,9 @@ class Statements:
         self.save = sql(f"{_FENCE}, saved AS ({_upsert(ids, 5, if_held)}) {_ANSWER}")
         self.save_row = sql(_SAVE_ROW)
         self.upsert = sql(_upsert("$1::text::bigint[]", 2))
-        self.clear = sql("DELETE FROM {schema}.entry WHERE scope_id = ANY($1::text::bigint[])")
+        empty = "DELETE FROM {schema}.entry WHERE scope_id = ANY($1::text::bigint[])"
+        self.empty = sql(empty)
+        self.clear = sql(f"{empty} AND NOT starts_with(key, '{KILL_PREFIX}')")
         self.delete = sql(
             "DELETE FROM {schema}.entry AS e"
             " USING unnest($1::text::bigint[], string_to_array($2, $3)) AS gone (scope_id, key)"
@@ -196,12 +200,12 @@ class Statements:
             f" LIMIT {ROWS_A_STATEMENT} FOR UPDATE OF scope, entry SKIP LOCKED)"
             " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
         )
-        empty = "NOT EXISTS (SELECT FROM {schema}.entry WHERE scope_id = id)"
+        no_entry = "NOT EXISTS (SELECT FROM {schema}.entry WHERE scope_id = id)"
         self.idle = sql(
-            f"SELECT id FROM {{schema}}.scope WHERE {idle} AND {empty}"
+            f"SELECT id FROM {{schema}}.scope WHERE {idle} AND {no_entry}"
             f" ORDER BY id LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED"
         )
-        self.forget = sql(f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[]) AND {empty}")
+        self.forget = sql(f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[]) AND {no_entry}")
 
 
 def lease_number(lease: Lease) -> int:

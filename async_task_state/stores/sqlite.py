@@ -87,9 +87,10 @@ class SQLiteStore:
         *,
         cleared: bool = False,
         run: Run | None = None,
-    ) -> None:
+        expected: Mapping[str, str] | None = None,
+    ) -> bool:
         """See `Store.write`."""
-        await self._run(sqlite_sql.write, scope, changes, cleared, run)
+        return await self._run(sqlite_sql.write, scope, changes, cleared, run, expected)
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""

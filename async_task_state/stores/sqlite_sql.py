@@ -7,7 +7,7 @@ import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
+from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
@@ -89,7 +89,7 @@ _LOOK = (
     " scope.attempt IS NOT held.attempt OR scope.epoch IS NOT held.epoch OR scope.token IS NOT held.token AS fenced"
     " FROM held LEFT JOIN scope ON scope.id = held.id WHERE fenced OR touched_at < ?"
 )
-_CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows})"
+_CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows}) AND substr(key, 1, ?) <> ?"
 # Not `IN (VALUES ...)`: for two columns that looks at every row of the table.
 _DELETE = "DELETE FROM entry WHERE (scope_id, key) = {rows}"
 _OR = " OR (scope_id, key) = "
@@ -265,7 +265,7 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
             cleared.append((scope_id,))
         upserts += _upserts(batch, now)
         gone += [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
-    _in_bulk(db, _CLEAR, cleared)
+    _in_bulk(db, _CLEAR, cleared, len(KILL_PREFIX), KILL_PREFIX)
     _in_bulk(db, _UPSERT, upserts)
     _in_bulk(db, _DELETE, gone, joint=_OR)
     _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[4]], now)
@@ -273,16 +273,24 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
 
 
 def write(
-    db: sqlite3.Connection, scope: Scope, changes: Mapping[str, Change], cleared: bool, run: Run | None
-) -> None:
+    db: sqlite3.Connection,
+    scope: Scope,
+    changes: Mapping[str, Change],
+    cleared: bool,
+    run: Run | None,
+    expected: Mapping[str, str] | None,
+) -> bool:
     """See `Store.write`."""
     lease, held = _find(db, scope)
+    if expected and (lease is None or not expected.items() <= _entries(db, lease.scope_id).items()):
+        return False
     admitted = admit_write(scope, run, held)
     if lease is None:
         lease = _make(db, scope, admitted, 0)
     elif admitted.fresh:
         lease = _hand_over(db, lease, admitted)
     commit(db, [Batch(lease, dict(changes), cleared)])
+    return True
 
 
 def _upserts(batch: Batch, now: float) -> list[tuple[int, str, str, float, float | None]]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
 from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.stores import Batch, Snapshot
 from async_task_state.testing.storekit import (
@@ -89,6 +89,60 @@ class WriteTests(StoreTests):
         await store.write(SCOPE, {}, cleared=True)
         assert await entries(store) == {}
         assert await entries(store, OTHER) == {"a": "1"}
+
+    @on_its_own
+    async def test_a_write_spares_what_is_owed_after_a_clear(self, store: Store) -> None:
+        """A clear leaves the keys that others than the holder change, of a batch and of a write; `Store.clear` does not."""
+        owed = {f"{KILL_PREFIX}{number}": str(number) for number in range(3)}
+        held = await hold(store, {"a": "1", f"{RESERVED_PREFIX}x": "3", **owed})
+        await hold(store, {"a": "1", **owed}, OTHER)
+        assert list(await store.commit([Batch(held, {"b": ("2", None)}, cleared=True)])) == []
+        assert await entries(store) == {"b": "2", **owed}
+        first = f"{KILL_PREFIX}0"
+        assert await store.write(SCOPE, {first: (None, None)}, cleared=True)
+        del owed[first]
+        assert await entries(store) == owed
+        assert list(await store.commit([Batch(held, dict.fromkeys(owed, (None, None)), cleared=True)])) == []
+        assert await entries(store) == {}
+        assert await store.clear(OTHER) == 4
+        assert await entries(store, OTHER) == {}
+
+    @on_its_own
+    async def test_a_write_that_expects_something_is_made_where_it_is_so(self, store: Store) -> None:
+        """Every text has to be as expected, or nothing is written and no scope is made."""
+        held = await hold(store, {"a": "1", "b": "2"})
+        await store.write(SCOPE, {"gone": ("1", AT_ONCE)})
+        await until_gone(store, "gone")
+        wrong: list[dict[str, str]] = [{"a": "2"}, {"a": "1", "b": "1"}, {"a": "1", "c": "1"}, {"gone": "1"}]
+        for expected in wrong:
+            assert not await store.write(SCOPE, {"a": ("9", None)}, cleared=True, expected=expected)
+        assert await store.read(SCOPE) == Snapshot(held, {"a": "1", "b": "2"})
+        assert not await store.write(OTHER, {"a": ("9", None)}, expected={"a": "1"})
+        assert await store.read(OTHER) is None
+        assert await store.write(SCOPE, {"a": ("3", None), "b": (None, None)}, expected={"a": "1", "b": "2"})
+        assert await store.read(SCOPE) == Snapshot(held, {"a": "3"})
+
+    @on_its_own
+    async def test_of_many_who_expect_the_same_at_once_one_writes(self, store: Store) -> None:
+        """However many processes claim a key, one of them gets it."""
+        elsewhere = self.reopen(store) or store
+        try:
+            for number in range(20):
+                await hold(store, {"a": '"free"'})
+                claims = [f'"{number} {index}"' for index in range(4)]
+                made = await asyncio.gather(
+                    *(
+                        (store, elsewhere)[index % 2].write(
+                            SCOPE, {"a": (claim, None)}, expected={"a": '"free"'}
+                        )
+                        for index, claim in enumerate(claims)
+                    )
+                )
+                assert sorted(made) == [False, False, False, True]
+                assert await entries(store) == {"a": claims[made.index(True)]}
+        finally:
+            if elsewhere is not store:
+                await elsewhere.close()
 
     @on_its_own
     async def test_a_write_sent_twice_leaves_what_it_left_once(self, store: Store) -> None:
