@@ -56,9 +56,12 @@ class LentStore:
         *,
         cleared: bool = False,
         run: Run | None = None,
-    ) -> None:
+        expected: Mapping[str, str] | None = None,
+    ) -> bool:
         """See `Store.write`."""
-        await self._once(partial(self._store.write, cleared=cleared, run=run), scope, changes)
+        write = partial(self._store.write, cleared=cleared, run=run, expected=expected)
+        made: bool = await self._once(write, scope, changes)
+        return made
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
