@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -165,7 +166,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         await _await(session, _clear, *await self._ours_awaited(scope, session), all_map_indices)
 
     def cleanup(self) -> None:
-        """Delete keys that have expired, and what nobody has touched for the default retention."""
+        """Delete keys that have expired, and states of tasks that have not been in use for the default retention."""
         with _answered():
             _settings(None)
             # Not with `_ask`: that has to be answered within outage_timeout.
@@ -329,7 +330,9 @@ async def _set(
         if ref == _ref(scope, key) and expires_at is None:
             return
         text = await _value_of(store, ref)
-    seconds = None if expires_at is None or isinstance(scope, AssetScope) else _seconds_until(expires_at)
+    seconds = None
+    if isinstance(scope, TaskScope):
+        seconds = math.inf if expires_at is None else _seconds_until(expires_at)
     gone = seconds is not None and seconds <= 0
     await store.write(scope, {key: (None, None) if gone else (text, seconds)}, run=run)
 

@@ -164,7 +164,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     add(
         "purge",
         _purge,
-        "delete keys that have expired, and states untouched for default_retention_days",
+        "delete keys that have expired, and states that were not in use for default_retention_days",
         more="As JSON: an object with purged (how many rows).",
     )
     add(
@@ -277,8 +277,8 @@ def _purge(args: argparse.Namespace) -> int:
         screen.document({"purged": purged})
     else:
         days = settings.default_retention_days
-        untouched = f", and of states untouched for {days:,g} days" if days else ""
-        screen.show(Text(f"purged {views.counted(purged, 'row')} of keys that had expired{untouched}"))
+        idle = f", and of states not in use for {days:,g} days" if days else ""
+        screen.show(Text(f"purged {views.counted(purged, 'row')} of keys that had expired{idle}"))
     return OK
 
 

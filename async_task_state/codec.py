@@ -105,15 +105,13 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
     return text
 
 
-def encode_changes(
-    values: Mapping[str, Any], known: Container[str], retention: float | None, max_bytes: int
-) -> dict[str, Change]:
-    """What one call records: the JSON of each value, and how long it is kept; keys that are not `known` are checked."""
+def encode_changes(values: Mapping[str, Any], known: Container[str], max_bytes: int) -> dict[str, Change]:
+    """What one call records: the JSON of each value, kept as long as its state; keys that are not `known` are checked."""
     changes: dict[str, Change] = {}
     for key, value in values.items():
         if key not in known or key.startswith(RESERVED_PREFIX):
             check_key(key)
-        changes[key] = (encode(key, value, max_bytes), retention)
+        changes[key] = (encode(key, value, max_bytes), None)
     return changes
 
 

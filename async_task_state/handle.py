@@ -79,7 +79,6 @@ class State:
         self._settings = settings
         self._max_delay = settings.max_delay if max_delay is None else max_delay
         self._read_only = read_only
-        self._retention = settings.default_retention
         self._max_bytes = settings.max_value_bytes
         self._depth = 0
         self._outer: State | None = None
@@ -203,7 +202,8 @@ class State:
         Args:
             key: 1 to 512 characters.
             value: Any JSON value but None at the top.
-            retention: How long to keep it, or `NEVER_EXPIRE`; None takes `[async_task_state] default_retention_days`.
+            retention: How long to keep it, or `NEVER_EXPIRE`; None is as long as the state, which is kept for
+                `[async_task_state] default_retention_days` after it was last in use.
 
         Raises:
             InvalidKeyError: `key` cannot be a key.
@@ -213,7 +213,7 @@ class State:
         """
         pending = self._writable()
         check_key(key)
-        seconds = retention_seconds(retention, self._retention)
+        seconds = retention_seconds(retention)
         pending.record({key: (encode(key, value, self._max_bytes), seconds)})
         await pending.flush()
 
@@ -235,7 +235,7 @@ class State:
         pending = self._writable()
         if values is not None:
             named = {**values, **named}
-        pending.record(encode_changes(named, pending.values, self._retention, self._max_bytes))
+        pending.record(encode_changes(named, pending.values, self._max_bytes))
         if self._must_pause(pending):
             await self._pause(pending)
 

@@ -67,7 +67,7 @@ class Settings:
         outage_timeout: Seconds the store may be away before calls raise `StoreUnavailableError`.
         exit_timeout: Seconds that leaving a state, or the process, may take to save what is pending.
         max_value_bytes: The longest JSON of one value, in bytes.
-        default_retention_days: Days after its last write that a key is kept; 0 keeps it for ever.
+        default_retention_days: Days that the state of a task is kept after it was last in use; 0 keeps it for ever.
         on_clear: What a task finds that a user has cleared: "restart" an empty state, "resume" the one it left.
         clear_on_success: Whether a task's state is deleted when it has succeeded.
         allowed_protocols: Of which protocols a source of files may be, besides a local path; names with commas between.
@@ -112,7 +112,7 @@ class Settings:
 
     @property
     def default_retention(self) -> float | None:
-        """Seconds that a key is kept after its last write; None is for ever."""
+        """Seconds that the state of a task is kept after it was last in use; None is for ever."""
         return self.default_retention_days * 86400 or None
 
 
@@ -185,19 +185,19 @@ def _protocols_in(setting: object) -> frozenset[str]:
     return frozenset(names)
 
 
-def retention_seconds(retention: timedelta | None, default: float | None) -> float | None:
-    """Seconds to keep a key; None is for ever.
+def retention_seconds(retention: timedelta | None) -> float | None:
+    """Seconds to keep a key: None is as long as its state, `math.inf` for ever.
 
     Raises:
         InvalidArgumentError: `retention` is neither None nor a `timedelta` above 0.
     """
     if retention is None:
-        return default
+        return None
     if not isinstance(retention, timedelta) or retention <= timedelta(0):
         raise InvalidArgumentError(
             f"retention must be a timedelta above 0, NEVER_EXPIRE or None, not {retention!r}"
         )
-    return None if retention == NEVER_EXPIRE else retention.total_seconds()
+    return math.inf if retention == NEVER_EXPIRE else retention.total_seconds()
 
 
 @cache

@@ -187,7 +187,7 @@ class TaskState(State):
             kept = self._on_clear(
                 {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
             )
-            changes |= encode_changes(kept, (), self._retention, self._max_bytes)
+            changes |= encode_changes(kept, (), self._max_bytes)
         self._resumed = len(changes) > 1
         pending.check()
         with pending.lock:
@@ -211,8 +211,6 @@ class AssetState(State):
         if not isinstance(scope, AssetScope):
             raise InvalidArgumentError(f"scope must be an AssetScope, not {type(scope).__name__}")
         super().__init__(scope, **options)
-        # As in Airflow: an asset belongs to no run that would ever be over.
-        self._retention = None
         self._asset = scope
 
     @property

@@ -16,9 +16,9 @@ __all__ = ["clear_state_of", "purge", "purge_all", "purge_sync"]
 
 
 async def purge(store: str | None = None) -> int:
-    """Delete keys past their retention, and states that nobody has touched for the default retention.
+    """Delete keys past their retention, and states of tasks that have not been in use for the default retention.
 
-    A thousand rows a transaction, so that whoever is at work is not held up; what `async-task-state purge` does, for a
+    In small transactions, so that whoever is at work is not held up; what `async-task-state purge` does, for a
     task that is to do it.
 
     Args:

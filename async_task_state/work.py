@@ -235,7 +235,7 @@ class WorkSet:
     async def _record_done(self, digest: bytes, values: Mapping[str, Any]) -> None:
         pending = self._state._writable()
         pending.check()
-        changes = encode_changes(values, pending.values, self._state._retention, self._state._max_bytes)
+        changes = encode_changes(values, pending.values, self._state._max_bytes)
         with pending.lock:
             if digest not in self._done:
                 place = self._tail, len(self._tail), self._tail_key, self._tail_number

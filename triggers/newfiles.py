@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -159,8 +159,6 @@ class NewFilesTrigger(BaseEventTrigger):
     async def payloads(self) -> AsyncGenerator[dict[str, Any], None]:
         """The payloads of all events to come; going on after one says that it has arrived."""
         store, settings = configured(self.store)
-        # What is forgotten would be reported again.
-        settings = replace(settings, default_retention_days=0)
         async with (
             AssetState(self.scope, store=store, settings=settings) as state,
             aclosing(self._watch.events(state, f"{self._key}:")) as payloads,

@@ -38,7 +38,7 @@ POSTGRES: Final = frozenset({"postgresql", "postgres"})
 """The kinds of its dsns."""
 
 Change: TypeAlias = "tuple[str | None, float | None]"
-"""A key's new JSON text, or None to delete it; and the seconds to keep it, None for ever."""
+"""A key's new JSON text, or None to delete it; and the seconds to keep it: None is as long as its state, `inf` for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,11 @@ class Store(Protocol):
         """
 
     async def purge(self, now: float | None = None) -> int:
-        """Delete keys that have expired and scopes nobody has touched for the default retention.
+        """Delete keys that have expired, and the states of tasks that have not been in use for the default retention.
 
-        What work sets keep has no expiry: a task's goes with its scope, an asset's stays.
+        Such a state goes at once, for every reader and for its holder, who is fenced. What stays of it is each key that
+        has a retention of its own, and by what a clear is known as long as an author's key does. A scope that holds
+        nothing goes as well; an asset's state has no end but that.
 
         Args:
             now: Seconds since 1970; None asks the store's own clock.
@@ -204,7 +206,7 @@ def open_store(dsn: str, *, default_retention: float | None = None) -> Store:
 
     Args:
         dsn: `sqlite:///path`, `postgresql://...` or `memory:` (`memory:name` for one of several).
-        default_retention: Seconds that an untouched scope is kept; None is for ever.
+        default_retention: Seconds that `purge` keeps a state that is not in use; None is for ever.
 
     Raises:
         SettingsError: The dsn is malformed or of an unknown kind. The message shows the kind only, for a dsn may

@@ -6,6 +6,7 @@ own: the names of all keys, and the text of the small ones that are nobody's bus
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -299,7 +300,10 @@ class AirflowStore:
             await self._write_index({**self.index, **new})
         for key, (text, retention) in batch.changes.items():
             if text is not None and kept[key] is None:
-                keep = NEVER_EXPIRE if retention is None else timedelta(seconds=retention)
+                # Airflow knows expiries of keys and none of states: what lives with its state lives with its run there.
+                keep = (
+                    timedelta(seconds=retention) if retention and math.isfinite(retention) else NEVER_EXPIRE
+                )
                 await self._asked(self.channel.set(key, decode(text), keep))
         for key in sorted(gone):
             await self._asked(self.channel.delete(key))

@@ -55,6 +55,15 @@ class _Record:
                 self.entries[key] = _Entry(value, None if retention is None else now + retention)
         self.touched_at = now
 
+    def go(self) -> None:
+        """Lose what lives with the state, and with it the holder."""
+        kept = {key: entry for key, entry in self.entries.items() if entry.expires_at is not None}
+        if MAX_TRIES in self.entries and any(not key.startswith(RESERVED_PREFIX) for key in kept):
+            kept[MAX_TRIES] = self.entries[MAX_TRIES]
+        if len(kept) < len(self.entries):
+            self.entries = kept
+            self.hand_over(self.lease.attempt, self.run)
+
     def visible(self) -> int:
         return sum(not key.startswith(RESERVED_PREFIX) for key in self.live())
 
@@ -67,7 +76,7 @@ class MemoryStore:
     """Keeps every promise that does not need to outlive the process.
 
     Args:
-        default_retention: Seconds that an untouched scope is kept by `purge`; None is for ever.
+        default_retention: Seconds that `purge` keeps a state that is not in use; None is for ever.
     """
 
     _shared: ClassVar[dict[str, MemoryStore]] = {}
@@ -165,18 +174,14 @@ class MemoryStore:
         now = time.time() if now is None else now
         count = 0
         for scope, record in list(self._records.items()):
-            idle = self._default_retention is not None and record.touched_at + self._default_retention <= now
-            own = idle and any(
-                not key.startswith(RESERVED_PREFIX) and not _expired(entry, now)
-                for key, entry in record.entries.items()
-            )
-            for key, entry in list(record.entries.items()):
-                of_idle_task = idle and isinstance(scope, TaskScope) and key.startswith(RESERVED_PREFIX)
-                if _expired(entry, now) or (of_idle_task and not (own and key == MAX_TRIES)):
-                    del record.entries[key]
-                    count += 1
-            if idle and not record.entries:
-                del self._records[scope]
+            held = len(record.entries)
+            record.entries = {key: entry for key, entry in record.entries.items() if not _expired(entry, now)}
+            if self._default_retention is not None and record.touched_at + self._default_retention <= now:
+                if isinstance(scope, TaskScope):
+                    record.go()
+                if not record.entries:
+                    del self._records[scope]
+            count += held - len(record.entries)
         return count
 
     async def close(self) -> None:

@@ -61,7 +61,7 @@ class PostgresStore:
 
     Args:
         dsn: Where it is.
-        default_retention: Seconds that an untouched scope is kept by `purge`; None is for ever.
+        default_retention: Seconds that `purge` keeps a state that is not in use; None is for ever.
     """
 
     def __init__(self, dsn: PostgresDsn, *, default_retention: float | None = None) -> None:
@@ -159,19 +159,14 @@ class PostgresStore:
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
         purged = 0
-        for statement, *arguments in (
-            (self._sql.purge, now),
-            (self._sql.purge_idle, now, self._default_retention, RESERVED_PREFIX, MAX_TRIES),
-        ):
-            # A transaction a batch, so that nobody waits longer than a batch takes.
-            while True:
-                async with self._use() as db, _transaction(db):
-                    deleted = _count(await db.execute(statement, *arguments))
-                if not deleted:
-                    break
-                purged += deleted
-        while await self._forget(now):
-            pass
+        # A transaction a batch, so that nobody waits longer than a batch takes.
+        while deleted := await self._purge_expired(now):
+            purged += deleted
+        idle = now, self._default_retention
+        after = 0
+        while ids := await self._idle_scopes(*idle, after):
+            purged += await self._purge_idle(*idle, ids)
+            after = ids[-1]
         return purged
 
     async def close(self) -> None:
@@ -257,11 +252,26 @@ class PostgresStore:
             await self._all(db, self._sql.fence_lost, ids, numbers, self._retry)
         self._doubtful.clear()
 
-    async def _forget(self, now: float | None) -> bool:
+    async def _purge_expired(self, now: float | None) -> int:
         async with self._use() as db, _transaction(db):
-            ids = [row[0] for row in await db.fetch(self._sql.idle, now, self._default_retention)]
-            # A statement of its own: it sees what was saved before the rows were locked.
-            return bool(_count(await db.execute(self._sql.forget, array_of(ids))))
+            return _count(await db.execute(self._sql.expired, now))
+
+    async def _idle_scopes(self, now: float | None, retention: float | None, after: int) -> list[int]:
+        """Some scopes of which something is due, above an id."""
+        async with self._use() as db:
+            rows = await self._all(db, self._sql.idle, now, retention, after, MAX_TRIES, RESERVED_PREFIX)
+        return [row[0] for row in rows]
+
+    async def _purge_idle(self, now: float | None, retention: float | None, ids: list[int]) -> int:
+        """Delete what is due of scopes that are still idle, each as a whole; how many keys that were."""
+        async with self._use() as db, _transaction(db):
+            locked = await db.fetch(self._sql.lock_idle, now, retention, array_of(ids))
+            # Statements of their own: they see what was saved before the rows were locked.
+            tasks = array_of(row[0] for row in locked if row[1])
+            lost = await db.fetch(self._sql.purge_idle, tasks, MAX_TRIES, RESERVED_PREFIX)
+            await db.execute(self._sql.fence_idle, array_of(row[0] for row in lost), new_token())
+            await db.execute(self._sql.forget, array_of(row[0] for row in locked))
+        return sum(row[1] for row in lost)
 
     async def _newest(self, db: Any, scope: Scope) -> tuple[Held | None, int, int]:
         """Who has held the scope last, with which epoch and token."""

@@ -41,10 +41,12 @@ ALTER TABLE {schema}.scope SET (fillfactor = 80, autovacuum_vacuum_scale_factor 
 CREATE INDEX entry_expires_at ON {schema}.entry (expires_at) WHERE expires_at IS NOT NULL;
 """,
     # A process that knows the version before only goes on without these: what it opens keeps its token, and has another
-    # epoch.
+    # epoch. An expiry of NULL meant for ever, except for our own keys; now it means as long as the state.
     """
 ALTER TABLE {schema}.scope ADD COLUMN token bigint NOT NULL DEFAULT 0,
     ADD COLUMN run text COLLATE "C" NOT NULL DEFAULT '';
+UPDATE {schema}.entry SET expires_at = 'infinity' FROM {schema}.scope
+    WHERE scope_id = id AND dag_id <> '' AND expires_at IS NULL AND NOT starts_with(key, '__ats:');
 """,
 )
 """What leads from each version to the next. One that was released is never changed."""

@@ -27,6 +27,9 @@ __all__ = [
     "parts",
 ]
 
+SCOPES_A_PURGE: Final = 100
+"""Idle ones, in a transaction of a purge."""
+
 ROWS_A_STATEMENT: Final = 1000
 """More are slower: measured at 100, 1,000 and 10,000."""
 
@@ -46,6 +49,8 @@ SESSION: Final = _LIMITS.format("SESSION", "false")
 BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS.format('LOCAL', 'true')}"
 
 FOREVER: Final = float("inf")
+WITH_ITS_STATE: Final = -1.0
+"""Stands for a retention of None: NULL in the array of retentions has another meaning."""
 LONGEST: Final = 100 * 365.25 * 86400.0
 """Seconds. What is kept for longer is kept for ever: a timestamp ends."""
 
@@ -84,7 +89,7 @@ _MAKE: Final = (
 
 
 # An expiry moves in steps of a hundredth of the retention, for a row whose indexed column changed is not updated in place.
-_EXPIRY: Final = """CASE WHEN {kept} < 'inf' THEN
+_EXPIRY: Final = """CASE WHEN {kept} = 'inf' THEN 'infinity' WHEN {kept} > 0 THEN
     to_timestamp(ceil(({now} + {kept}) / ({kept} / 100)) * ({kept} / 100)) END"""
 _INSERT: Final = "INSERT INTO {schema}.entry (scope_id, key, value, updated_at, expires_at)"
 _ON_CONFLICT: Final = """ON CONFLICT (scope_id, key) DO UPDATE
@@ -183,29 +188,36 @@ class Statements:
             " GROUP BY id ORDER BY updated DESC"
         )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
-        self.reset = sql(
-            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, run = $3, retry = 0 WHERE id = $1"
-        )
-        self.purge = sql(
+        take_away = "UPDATE {schema}.scope SET epoch = epoch + 1, token = $2, retry = 0"
+        self.reset = sql(f"{take_away}, attempt = 1, run = $3 WHERE id = $1")
+        self.fence_idle = sql(f"{take_away} WHERE id = ANY($1::text::bigint[])")
+        self.expired = sql(
             "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.entry"
             f" WHERE expires_at <= {_NOW} LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED)"
             " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
         )
+        # What is due of idle scopes, looked for without a lock, by id so that each is looked at once.
         idle = f"touched_at <= {_NOW} - make_interval(secs => $2) - {TOUCH}"
-        self.purge_idle = sql(
-            "WITH gone AS MATERIALIZED (SELECT scope_id, key FROM {schema}.scope JOIN {schema}.entry ON scope_id = id"
-            f" WHERE {idle} AND dag_id <> '' AND expires_at IS NULL AND starts_with(key, $3)"
-            " AND NOT (key = $4 AND EXISTS (SELECT FROM {schema}.entry AS own WHERE own.scope_id = id"
-            " AND NOT starts_with(own.key, $3)))"
-            f" LIMIT {ROWS_A_STATEMENT} FOR UPDATE OF scope, entry SKIP LOCKED)"
-            " DELETE FROM {schema}.entry AS e USING gone WHERE e.scope_id = gone.scope_id AND e.key = gone.key"
-        )
-        no_entry = "NOT EXISTS (SELECT FROM {schema}.entry WHERE scope_id = id)"
+        of_scope = "SELECT FROM {schema}.entry AS e WHERE e.scope_id = id"
         self.idle = sql(
-            f"SELECT id FROM {{schema}}.scope WHERE {idle} AND {no_entry}"
-            f" ORDER BY id LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED"
+            f"SELECT id FROM {{schema}}.scope WHERE id > $3 AND {idle} AND (NOT EXISTS ({of_scope}) OR (dag_id <> ''"
+            f" AND (EXISTS ({of_scope} AND expires_at IS NULL AND key <> $4)"
+            f" OR NOT EXISTS ({of_scope} AND NOT starts_with(key, $5)))))"
+            f" ORDER BY id LIMIT {SCOPES_A_PURGE}"
         )
-        self.forget = sql(f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[]) AND {no_entry}")
+        self.lock_idle = sql(
+            f"SELECT id, dag_id <> '' FROM {{schema}}.scope WHERE id = ANY($3::text::bigint[]) AND {idle}"
+            " ORDER BY id FOR UPDATE SKIP LOCKED"
+        )
+        self.purge_idle = sql(
+            "WITH gone AS (DELETE FROM {schema}.entry AS e WHERE scope_id = ANY($1::text::bigint[])"
+            " AND expires_at IS NULL AND NOT (key = $2 AND EXISTS (SELECT FROM {schema}.entry AS own"
+            " WHERE own.scope_id = e.scope_id AND own.expires_at IS NOT NULL AND NOT starts_with(own.key, $3)))"
+            " RETURNING scope_id) SELECT scope_id, count(*) FROM gone GROUP BY scope_id"
+        )
+        self.forget = sql(
+            f"DELETE FROM {{schema}}.scope WHERE id = ANY($1::text::bigint[]) AND NOT EXISTS ({of_scope})"
+        )
 
 
 def lease_number(lease: Lease) -> int:
@@ -260,7 +272,7 @@ class Rows:
                     rows.ids.append(scope_id)
                     rows.keys.append(key)
                     rows.values.append(value)
-                    rows.kept.append(FOREVER if retention is None or retention > LONGEST else retention)
+                    rows.kept.append(_number_of(retention))
         return rows
 
     @property
@@ -279,7 +291,20 @@ class Rows:
         kept = self.kept[some]
         alike = len(set(kept)) <= 1
         keys, values, mark = joined(self.keys[some], self.values[some])
-        return keys, values, kept[0] if alike and kept else FOREVER, "{}" if alike else array_of(kept), mark
+        return (
+            keys,
+            values,
+            kept[0] if alike and kept else WITH_ITS_STATE,
+            "{}" if alike else array_of(kept),
+            mark,
+        )
+
+
+def _number_of(retention: float | None) -> float:
+    """A retention as the statements take it."""
+    if retention is None:
+        return WITH_ITS_STATE
+    return FOREVER if retention > LONGEST else retention
 
 
 def array_of(numbers: Iterable[float]) -> str:

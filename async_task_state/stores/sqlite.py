@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
-from async_task_state.stores import sqlite_sql
+from async_task_state.stores import sqlite_purge, sqlite_sql
 from async_task_state.stores.gathering import Gathering
 from async_task_state.stores.sqlite_file import Identity, identity_of, provide
 
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 LOCK_WAIT_SECONDS: Final = 5.0
 
+LOOKS: Final = (sqlite_sql.read, sqlite_sql.scopes, *sqlite_purge.LOOKS)
+"""What takes no lock, so that nobody who watches holds up who works."""
+
 # What waiting may mend.
 _PASSING = ("locked", "busy", "disk I/O error", "disk is full")
 
@@ -43,7 +46,7 @@ class SQLiteStore:
 
     Args:
         path: The file; made on first use, in a directory that exists.
-        default_retention: Seconds that an untouched scope is kept by `purge`; None is for ever.
+        default_retention: Seconds that `purge` keeps a state that is not in use; None is for ever.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, default_retention: float | None = None) -> None:
@@ -99,20 +102,7 @@ class SQLiteStore:
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
         now = time.time() if now is None else now
-        kept = (
-            float("inf")
-            if self._default_retention is None
-            else self._default_retention + sqlite_sql.TOUCH_SECONDS
-        )
-        purged = 0
-        after: tuple[int, str] = (0, "")
-        # A transaction a batch, so that nobody waits for the lock longer than a batch takes.
-        while rows := await self._run(sqlite_sql.purge, now, now - kept, after):
-            purged += len(rows)
-            after = rows[-1]
-        while await self._run(sqlite_sql.forget, now - kept):
-            pass
-        return purged
+        return await sqlite_purge.purge(self._run, now, self._default_retention)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -122,8 +112,7 @@ class SQLiteStore:
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         """Do all of `work` in one transaction."""
-        # A look takes no lock, so that nobody who watches holds up who works.
-        begin = "BEGIN" if work in (sqlite_sql.read, sqlite_sql.scopes) else "BEGIN IMMEDIATE"
+        begin = "BEGIN" if work in LOOKS else "BEGIN IMMEDIATE"
         return await self._call(sqlite_sql.transact, begin, work, *args)
 
     async def _call(self, call: Callable[..., T], *args: object) -> T:

@@ -7,7 +7,7 @@ import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
+from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
@@ -32,10 +32,8 @@ __all__ = [
     "check_owner",
     "clear",
     "commit",
-    "forget",
     "migrate",
     "prepare",
-    "purge",
     "read",
     "save",
     "scopes",
@@ -61,10 +59,13 @@ CREATE TABLE entry (
     PRIMARY KEY (scope_id, key)
 ) WITHOUT ROWID;
 """,
-    # A process that knows version 1 only goes on without these: what it opens keeps its token, and has another epoch.
+    # A process that knows version 1 only goes on without these: what it opens keeps its token, and has another epoch. An
+    # expiry of NULL meant for ever, except for our own keys; now it means as long as the state.
     """
 ALTER TABLE scope ADD COLUMN token INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE scope ADD COLUMN run TEXT NOT NULL DEFAULT '';
+UPDATE entry SET expires_at = 9e999 WHERE expires_at IS NULL AND substr(key, 1, 6) <> '__ats:'
+    AND scope_id IN (SELECT id FROM scope WHERE dag_id <> '');
 CREATE INDEX entry_expires_at ON entry (expires_at) WHERE expires_at IS NOT NULL;
 """,
 )
@@ -72,8 +73,7 @@ CREATE INDEX entry_expires_at ON entry (expires_at) WHERE expires_at IS NOT NULL
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 
-PURGE_ROWS: Final = 1000
-TOUCH_SECONDS: Final = 3600
+TOUCH_SECONDS: Final = 1800.0
 """How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
 
 ROWS_A_STATEMENT: Final = 199
@@ -361,32 +361,3 @@ def clear(db: sqlite3.Connection, scope: Scope) -> int | None:
     fencing = "UPDATE scope SET attempt = 1, epoch = epoch + 1, token = ?, run = '' WHERE id = ?"
     db.execute(fencing, (new_token(), lease.scope_id))
     return _delete_entries(db, lease.scope_id)
-
-
-def purge(
-    db: sqlite3.Connection, now: float, idle_since: float, after: tuple[int, str]
-) -> list[tuple[int, str]]:
-    """Delete one batch of what has expired, from the row `after` on; return the deleted rows' keys."""
-    # From where the last batch ended, so that all of them together look at each row once.
-    rows = db.execute(
-        "SELECT scope_id, key FROM entry WHERE (scope_id, key) > (?, ?) AND (expires_at <= ? OR (expires_at IS NULL"
-        " AND substr(key, 1, length(?)) = ? AND (SELECT touched_at FROM scope WHERE id = scope_id AND dag_id <> '') <= ?"
-        " AND NOT (key = ? AND EXISTS (SELECT 1 FROM entry AS own WHERE own.scope_id = entry.scope_id"
-        " AND substr(own.key, 1, length(?)) <> ? AND (own.expires_at IS NULL OR own.expires_at > ?)))))"
-        " ORDER BY scope_id, key LIMIT ?",
-        (
-            *(*after, now, RESERVED_PREFIX, RESERVED_PREFIX, idle_since),
-            *(MAX_TRIES, RESERVED_PREFIX, RESERVED_PREFIX, now, PURGE_ROWS),
-        ),
-    ).fetchall()
-    _in_bulk(db, _DELETE, rows, joint=_OR)
-    return rows
-
-
-def forget(db: sqlite3.Connection, idle_since: float) -> int:
-    """Delete one batch of scopes without rows that were last touched before `idle_since`; return how many."""
-    return db.execute(
-        "DELETE FROM scope WHERE id IN (SELECT id FROM scope WHERE touched_at <= ?"
-        " AND NOT EXISTS (SELECT 1 FROM entry WHERE scope_id = id) LIMIT ?)",
-        (idle_since, PURGE_ROWS),
-    ).rowcount

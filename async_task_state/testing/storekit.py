@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from async_task_state.scopes import TaskScope
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AT_ONCE",
     "DAY",
+    "FOREVER",
     "OTHER",
     "RETENTION",
     "SCOPE",
@@ -33,6 +35,7 @@ OTHER: Final = TaskScope("dag", "run", "other")
 THIRD: Final = TaskScope("dag", "run", "third")
 DAY: Final = 86400.0
 RETENTION: Final = 30 * DAY
+FOREVER: Final = math.inf
 AT_ONCE: Final = 1e-9
 """A retention that is over before anybody can look."""
 
@@ -77,7 +80,7 @@ def on_its_own(test: Callable[[Any, Store], Coroutine[Any, Any, None]]) -> Calla
 
 
 async def put(store: Store, lease: Lease, values: dict[str, str]) -> list[Lease]:
-    """Commit values that never expire; the leases that were fenced."""
+    """Commit values that live with their state; the leases that were fenced."""
     return list(await store.commit([Batch(lease, {key: (value, None) for key, value in values.items()})]))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 
 import anyio
@@ -15,12 +16,15 @@ from direct import opened
 from firstversion import OldPostgresStore
 
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope, TaskState
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
+from async_task_state.scopes import AssetScope
 from async_task_state.stores import Batch
 from async_task_state.stores.postgres_dsn import PostgresDsn
 from async_task_state.stores.postgres_schema import MIGRATIONS, script
 
 PROCESSES = 20
 HOLDERS = 5
+DAY = 86400.0
 ROWS = 200_000
 """Enough for a migration to take a while."""
 
@@ -231,6 +235,36 @@ def test_g4_holders_of_both_versions_fence_each_other(dsn, execute):
             await old.close()
 
     using(dsn, play)
+
+
+def test_what_the_version_before_kept_for_ever_is_kept_for_ever(dsn, execute):
+    """No expiry meant for ever, but for our own keys, which went with the state; an asset's stay as they are."""
+    schema = schema_of(dsn)
+    execute(script(schema, MIGRATIONS[:-1]))
+    work = f"{RESERVED_PREFIX}work:x:0000000000"
+    task, asset = TaskScope("dag", "run", "task"), AssetScope("orders")
+
+    async def fill():
+        old = OldPostgresStore(dsn)
+        lease = (await old.acquire(task, 1)).lease
+        await old.commit([Batch(lease, dict.fromkeys(["ever", work, MAX_TRIES, "later"], ("1", None)))])
+        await old.commit(
+            [Batch((await old.acquire(asset, 1)).lease, dict.fromkeys(["ever", work], ("1", None)))]
+        )
+        await old.close()
+
+    asyncio.run(fill())
+    execute(f"""UPDATE "{schema}".entry SET expires_at = NULL WHERE key <> 'later'""")
+
+    async def purge():
+        async with opened(dsn, default_retention=DAY) as store:
+            assert await store.purge(time.time() + 29 * DAY) == 1
+            assert (await store.read(task)).entries == {"ever": "1", "later": "1", MAX_TRIES: "1"}
+            assert (await store.read(asset)).entries == {"ever": "1", work: "1"}
+            assert await store.purge(time.time() + 99 * DAY) == 1
+            assert (await store.read(task)).entries == {"ever": "1", MAX_TRIES: "1"}
+
+    asyncio.run(purge())
 
 
 def test_g4_a_scope_cannot_be_opened_more_often_than_its_number_can_say(dsn, execute):

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import time
 from contextlib import closing
-from itertools import pairwise
 
 import pytest
 from onestore import SCOPE, one_key, using
@@ -328,33 +327,6 @@ def test_purge_leaves_alone_what_is_written_all_the_time(path):
             await store.close()
 
     asyncio.run(write_and_purge())
-
-
-def test_purge_takes_a_thousand_rows_a_transaction(path):
-    async def fill_and_purge():
-        store = SQLiteStore(path, default_retention=60.0)
-        try:
-            await store.write(
-                SCOPE, {f"k{number}": ("1", 1e-9) for number in range(2500)} | {"kept": ("1", None)}
-            )
-            for number in range(1500):
-                await store.write(TaskScope("dag", "run", "empty", number), {})
-            age(path, 2 * 3600)
-            changes = []
-            db = store._db._conn
-            await store._db.set_trace_callback(
-                lambda statement: changes.append(db.total_changes) if statement == "COMMIT" else None
-            )
-            before = db.total_changes
-            assert await store.purge() == 2500
-            counts = [after - earlier for earlier, after in pairwise([before, *changes])]
-            assert sum(counts) == 2500 + 1500
-            assert max(counts) == 1000
-            assert [info.scope for info in await store.scopes()] == [SCOPE]
-        finally:
-            await store.close()
-
-    asyncio.run(fill_and_purge())
 
 
 def test_an_item_of_a_work_set_takes_at_most_24_bytes_of_the_file(path):

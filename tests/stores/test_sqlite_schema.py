@@ -18,6 +18,8 @@ from firstversion import OldSQLite
 from onestore import SCOPE, using
 
 from async_task_state import TaskScope
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
+from async_task_state.scopes import AssetScope
 from async_task_state.stores import Batch
 from async_task_state.stores.sqlite import SQLiteStore
 from async_task_state.stores.sqlite_sql import SCHEMA_VERSION
@@ -74,6 +76,28 @@ def test_a_file_of_version_1_becomes_what_a_new_one_is(path, old, tmp_path):
     using(tmp_path / "new.db", lambda store: store.acquire(SCOPE, 1))
     assert tables(path) == tables(tmp_path / "new.db")
     assert tables(path)[0] == SCHEMA_VERSION
+
+
+def test_what_version_1_kept_for_ever_is_kept_for_ever(path, old):
+    """No expiry meant for ever, but for our own keys, which went with the state; an asset's stay as they are."""
+    work = f"{RESERVED_PREFIX}work:x:0000000000"
+    asset = AssetScope("orders")
+    assert old.commit(old.acquire(SCOPE, 1), {"ever": "1", work: "1", MAX_TRIES: "1"})
+    assert old.commit(old.acquire(SCOPE, 1), {"later": "1"}, LATER)
+    assert old.commit(old.acquire(asset, 1), {"ever": "1", work: "1"})
+
+    async def purge():
+        store = SQLiteStore(path, default_retention=86400.0)
+        try:
+            assert await store.purge(time.time() + 30 * 86400) == 1
+            assert (await store.read(SCOPE)).entries == {"ever": "1", "later": "1", MAX_TRIES: "1"}
+            assert (await store.read(asset)).entries == {"ever": "1", work: "1"}
+            assert await store.purge(LATER) == 1
+            assert (await store.read(SCOPE)).entries == {"ever": "1", MAX_TRIES: "1"}
+        finally:
+            await store.close()
+
+    asyncio.run(purge())
 
 
 def test_the_index_on_the_expiry_is_what_finds_what_has_expired(path):

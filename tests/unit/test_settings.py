@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -70,16 +71,16 @@ def test_never_expire_is_airflows():
 @pytest.mark.parametrize(
     ("retention", "seconds"),
     [
-        (None, 7.0),
+        (None, None),
         (timedelta(days=1), DAY),
         (timedelta(microseconds=1), 1e-6),
-        (NEVER_EXPIRE, None),
-        (timedelta.max, None),
+        (NEVER_EXPIRE, math.inf),
+        (timedelta.max, math.inf),
     ],
     ids=str,
 )
 def test_how_long_a_key_is_kept(retention, seconds):
-    assert retention_seconds(retention, 7.0) == seconds
+    assert retention_seconds(retention) == seconds
 
 
 @pytest.mark.parametrize("retention", [timedelta(0), timedelta(seconds=-1), 5, "1 day"], ids=repr)
@@ -87,7 +88,7 @@ def test_g8_a_retention_that_cannot_be_one_is_named(retention):
     with pytest.raises(
         InvalidArgumentError, match="retention must be a timedelta above 0, NEVER_EXPIRE or None, not"
     ):
-        retention_seconds(retention, None)
+        retention_seconds(retention)
 
 
 @pytest.fixture

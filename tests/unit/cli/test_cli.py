@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from async_task_state import Settings, StaleWriterError, TaskScope, cli
+from async_task_state import NEVER_EXPIRE, Settings, StaleWriterError, TaskScope, cli
 from async_task_state.lifetime import shutdown
 from async_task_state.scopes import AssetScope
 
@@ -253,7 +253,7 @@ def test_purge(run, make_state, fill, write, dsn, tmp_path, monkeypatch):
     async def expire():
         async with make_state(TaskScope(*IDS)) as state:
             await state.set("gone", 1, retention=timedelta(microseconds=1))
-            await state.set("kept", 2)
+            await state.set("kept", 2, retention=NEVER_EXPIRE)
 
     asyncio.run(expire())
     fill(TaskScope("untouched", "run", "task"))
@@ -261,7 +261,7 @@ def test_purge(run, make_state, fill, write, dsn, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn))
     assert run("purge") == (
         0,
-        "purged 1 row of keys that had expired, and of states untouched for 30 days\n",
+        "purged 1 row of keys that had expired, and of states not in use for 30 days\n",
         "",
     )
     assert json.loads(run("purge", "--json")[1]) == {"purged": 0}
