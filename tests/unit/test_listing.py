@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 
 import fsspec
@@ -81,6 +82,53 @@ async def test_the_files_and_their_names_are_those_that_are_processed(place):
     for source in (place, f"{place}/z", [f"{place}/a.csv", f"{place}/deep/c.csv"]):
         processed = {file.key.rpartition("#")[0] async for file in list_files(source, "stat")}
         assert {version.path for version in seen(source)} == processed
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*?" * 40 + "\x01", "**/" + "*?" * 40 + "\x01", "**/*/" * 40 + "z", "**/" * 99 + "*?" * 40 + "\x01"],
+)
+def test_a_hostile_glob_reaches_no_regular_expression(place, pattern, monkeypatch):
+    # Each would take years there, and hold the interpreter's lock for as long.
+    monkeypatch.setattr(fsspec.AbstractFileSystem, "glob", None)
+    file_system, folder = fsspec.core.url_to_fs(place)
+    file_system.pipe(f"{folder}/deep/{'a' * 200}", b"")
+    missed = []
+    assert list(found(Place(file_system, f"{folder}/{pattern}", len(folder)), missed.append)) == []
+    assert missed == []
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/a", "**/**/**/a", "**/0/**/0/**/a", "*/*/*/**/a"])
+def test_each_folder_of_a_deep_tree_is_listed_once(tmp_path, pattern, monkeypatch):
+    deep = tmp_path
+    for _ in range(60):
+        deep /= "0"
+        (deep / "1").mkdir(parents=True)
+        (deep / "loop").symlink_to(tmp_path)
+    (deep / "a").touch()
+    listings = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listings.append(path) or scandir(path))
+    assert [version.path for version in seen(f"{tmp_path}/{pattern}")] == [str(deep / "a")]
+    assert len(listings) == len(set(listings)) == 121
+
+
+def test_a_glob_lists_only_folders_that_may_hold_matches(tmp_path, monkeypatch):
+    for name in ("a1/x/f", "a2/y/f", "b/x/f"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    listings = []
+    scandir = os.scandir
+    monkeypatch.setattr(
+        os, "scandir", lambda path: listings.append(os.path.relpath(path, tmp_path)) or scandir(path)
+    )
+    assert len(seen(f"{tmp_path}/a*/x/*")) == 1
+    assert listings == [".", "a1", "a1/x", "a2"]
+
+
+def test_a_pattern_longer_than_a_name_can_be_is_a_pattern(tmp_path):
+    (tmp_path / "abc").touch()
+    assert [version.path for version in seen(f"{tmp_path}/[{'a-z' * 100}]bc")] == [str(tmp_path / "abc")]
 
 
 def test_a_name_that_looks_like_a_glob_is_a_name(place):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import anyio
 
 from async_task_state import SourceNotAllowedError
@@ -14,16 +12,22 @@ async def read(path):
     return {"bytes": len(path.read_text())}
 
 
-def names(source, base=None):
-    """What is handed over, by name, and what is not, with the reason."""
+def handed_over(source, base=None):
+    """What is handed over, and the reasons for what is not."""
     handed, refused = [], []
 
     async def all_of_it():
         async for file in list_files(source, "path", base):
             try:
-                handed.append(os.path.basename(str(file.checked_path())))  # noqa: PTH119 - of URLs, too
+                handed.append(file.checked_path())
             except SourceNotAllowedError as error:
                 refused.append(str(error))
 
     anyio.run(all_of_it)
-    return sorted(handed), refused
+    return handed, refused
+
+
+def names(source, base=None):
+    """The same by name."""
+    handed, refused = handed_over(source, base)
+    return sorted(path.name for path in handed), refused

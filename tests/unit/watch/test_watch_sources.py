@@ -68,6 +68,26 @@ async def test_a_folder_that_cannot_be_listed_is_logged_once_and_hides_no_other(
         assert await events.files() == ["hidden"]
 
 
+async def test_a_file_whose_name_chains_is_logged_once_and_hides_no_other(watching, folder, caplog):
+    put(folder, "seen", "a::b")
+    caplog.set_level(logging.WARNING)
+    async with watching() as events:
+        assert await events.files() == ["seen"]
+        await events.stays_quiet()
+        put(folder, "later")
+        assert await events.files() == ["later"]
+    [told] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert "1 files are left out, the first: the source" in told
+    assert "chains file systems" in told
+
+
+async def test_a_source_that_is_not_allowed_where_it_runs_is_logged(watching, folder, watch, caplog):
+    put(folder, "seen")
+    async with watching(replace(watch, source=["sftp://127.0.0.1/x", str(folder)])) as events:
+        await until(lambda: "'sftp' is none of [async_task_state] allowed_protocols" in caplog.text)
+        assert events.fired == []
+
+
 async def test_globs_files_lists_and_urls(watching, folder, watch):
     put(folder, "a.csv", "b.txt", "deep/c.csv")
     put(folder.parent, "single")
