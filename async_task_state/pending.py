@@ -276,6 +276,12 @@ class Pending:
             waiter = self._ask()
         await self._hurry(waiter)
 
+    def touch(self) -> None:
+        """Have the store asked for the lease soon, by which it knows that the state is in use."""
+        with self.lock:
+            if not self._queued and not self.orphaned:
+                self.whole(self._enqueue, 0)
+
     def take(self) -> Flight:
         """Swap everything pending out, for the writer to commit: all of it or, where this raises, nothing."""
         with self.lock:
@@ -375,8 +381,9 @@ class Pending:
         """What a holder hears whose lease was taken."""
         lease = self.lease
         return StaleWriterError(
-            f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder:"
-            " another one has opened or cleared this state since, and nothing more of this one is saved"
+            f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder: another one has"
+            " opened or cleared this state since, or a purge has deleted it, or its database has gone back to an earlier"
+            " moment; nothing more of this one is saved"
         )
 
     def _lose(self, error: Exception) -> None:

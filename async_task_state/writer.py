@@ -47,6 +47,10 @@ __all__ = ["Writer"]
 log = Log(__name__)
 
 SCOPES_AT_ONCE: Final = 1000
+TOUCH_SECONDS: Final = 1200.0
+"""How often the store is told that a state is in use which saves nothing, or more seldom where it is kept for long."""
+TOUCHES: Final = 8
+"""How often within the time that a state is kept, at most."""
 FLUSH_AT: Final = 0.75
 """The part of `max_delay` after which a flush starts; the rest is for the commit itself."""
 
@@ -80,6 +84,7 @@ class Writer(StoreThread):
         self._bell: asyncio.Future[None] | None = None
         self._holders: WeakValueDictionary[Scope, Pending] = WeakValueDictionary()
         self._ended = False
+        self._touch_at = 0.0
         super().__init__(store, settings)
 
     async def open(self, scope: Scope, attempt: int | None, run: Run | None, max_delay: float) -> Pending:
@@ -176,12 +181,24 @@ class Writer(StoreThread):
         """Commit what is due, or else wait until something is."""
         if self._saving:
             self._recover()
-        wake_at = max(0 if self._round else self._next_due(), self._not_before)
+        if self._touch_at <= time.monotonic():
+            self._touch()
+        wake_at = min(max(0 if self._round else self._next_due(), self._not_before), self._touch_at)
         if wake_at > time.monotonic():
             await self._sleep_until(wake_at)
         else:
             self._take()
             await self._save()
+
+    def _touch(self) -> None:
+        """Keep what is open from being purged, by commits that change nothing."""
+        kept = self._settings.default_retention
+        if self._touch_at:
+            for holder in self._holders.valuerefs():
+                pending = holder()
+                if pending is not None:
+                    pending.touch()
+        self._touch_at = NEVER if kept is None else time.monotonic() + max(TOUCH_SECONDS, kept / TOUCHES)
 
     def _end(self) -> None:
         """Release whoever still waits, and then end the thread."""

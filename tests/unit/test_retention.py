@@ -6,8 +6,10 @@ import asyncio
 import time
 from datetime import timedelta
 
+import anyio
 import pytest
 
+from async_task_state import NEVER_EXPIRE, Settings, StaleWriterError
 from async_task_state.stores import memory
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +76,16 @@ async def leave_one_item(make_state, **options):
         await state.work("others").failed("item", "error")
 
 
+async def rounds(state):
+    """Wait until the writer has asked the store once more."""
+    writer = state._pending._writer
+    # It may be in the middle of one, of two steps.
+    enough = writer.steps + 4
+    with anyio.fail_after(30):
+        while writer.steps < enough:  # noqa: ASYNC110 - what a writer does sets no event
+            await anyio.sleep(0.005)
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestRetention:
     @pytest.mark.parametrize("days", [29, 31, 300])
@@ -90,3 +102,37 @@ class TestRetention:
             assert state.work("parts").counts.done in (0, len(ITEMS) - 1)
             assert await load(state) == len(ITEMS) * ROWS_AN_ITEM
             assert len(state.work("others").failures) == state.resumed
+
+    async def test_g3_an_open_state_that_saves_nothing_is_in_use(
+        self, make_state, pass_days, on_store, dsn, monkeypatch
+    ):
+        monkeypatch.setattr("async_task_state.writer.TOUCH_SECONDS", 0.02)
+        monkeypatch.setattr("async_task_state.stores.postgres.TOUCH_SECONDS", 0.0)
+        settings = Settings(dsn=dsn, default_retention_days=1e-6)
+        async with make_state(settings=settings) as state:
+            await state.checkpoint(rows=1)
+            await state.flush()
+            commits = state.stats.commits
+            for _ in range(3):
+                await pass_days(300)
+                await rounds(state)
+                assert await on_store("purge") == 0
+            assert state.stats.commits == commits
+            assert await state.is_current()
+            await state.checkpoint(more=2)
+        async with make_state(settings=settings) as state:
+            assert await state.get_all() == {"rows": 1, "more": 2}
+
+    async def test_g4_a_holder_that_slept_over_the_purge_is_told(self, make_state, pass_days, on_store):
+        async def sleep_over():
+            async with make_state() as state:
+                await state.set("rows", 1)
+                await state.set("ever", 1, retention=NEVER_EXPIRE)
+                await pass_days(31)
+                assert await on_store("purge") == 1
+                await state.set("rows", 2)
+
+        with pytest.raises(StaleWriterError, match="or a purge has deleted it"):
+            await sleep_over()
+        async with make_state(read_only=True) as seen:
+            assert await seen.get_all() == {"ever": 1}

@@ -14,10 +14,12 @@ from airflow.state import AssetScope, TaskScope
 
 from async_task_state import (
     lifetime,
+    scopes,
 )
 from async_task_state.settings import load_settings
 
 SCOPE = TaskScope("dag", "run", "task")
+OURS = scopes.TaskScope("dag", "run", "task")
 
 pytestmark = pytest.mark.usefixtures("_settings_read_anew", "_airflow_imported")
 
@@ -91,6 +93,16 @@ def test_a_key_written_anew_without_expiry_stays(door, of_store):
     assert door.get(SCOPE, "kept") == "2"
     of_store("purge", time.time() + 86400)
     assert door.get(SCOPE, "kept") == "2"
+
+
+def test_a_key_without_expiry_outlives_the_rest_of_a_state(door, of_store):
+    """Airflow says so when its author has asked for it: what a state itself keeps goes when it is idle."""
+    door.set(SCOPE, "kept", "1")
+    of_store("write", OURS, {"of the state": ("1", None)})
+    assert door.get(SCOPE, "of the state") == "1"
+    of_store("purge", time.time() + 400 * 86400)
+    assert door.get(SCOPE, "kept") == "1"
+    assert door.get(SCOPE, "of the state") is None
 
 
 def test_values_of_assets_never_expire(door, of_store):
