@@ -113,7 +113,7 @@ class SQLiteStore:
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         """Do all of `work` in one transaction."""
         begin = "BEGIN" if work in LOOKS else "BEGIN IMMEDIATE"
-        return await self._call(sqlite_sql.transact, begin, work, *args)
+        return await self._call(sqlite_sql.transact_if_known, begin, work, *args)
 
     async def _call(self, call: Callable[..., T], *args: object) -> T:
         """Call a function of the connection, in one hop to its thread."""

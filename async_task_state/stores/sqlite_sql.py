@@ -37,7 +37,7 @@ __all__ = [
     "read",
     "save",
     "scopes",
-    "transact",
+    "transact_if_known",
     "write",
 ]
 
@@ -85,9 +85,10 @@ ROWS_AT_ONCE: Final = 100
 # sqlite3 lets go of the GIL at every row it steps over; where another thread is busy, each costs it 5 ms to get back.
 # So a statement takes many rows, and the one that looks at leases returns only those that need something done.
 _LOOK = (
-    "WITH held (id, attempt, epoch, token) AS (VALUES {rows}) SELECT held.id, held.attempt, held.epoch, held.token,"
-    " scope.attempt IS NOT held.attempt OR scope.epoch IS NOT held.epoch OR scope.token IS NOT held.token AS fenced"
-    " FROM held LEFT JOIN scope ON scope.id = held.id WHERE fenced OR touched_at < ?"
+    "WITH held (id, attempt, epoch, token) AS (VALUES {rows}) SELECT held.id, held.attempt, held.epoch, held.token,"  # noqa: S608
+    " scope.attempt IS NOT held.attempt OR scope.epoch IS NOT held.epoch OR scope.token IS NOT held.token AS fenced,"
+    " (SELECT user_version FROM pragma_user_version) AS version FROM held LEFT JOIN scope ON scope.id = held.id"
+    f" WHERE fenced OR touched_at < ? OR version > {SCHEMA_VERSION}"
 )
 _CLEAR = "DELETE FROM entry WHERE scope_id IN (VALUES {rows}) AND substr(key, 1, ?) <> ?"
 # Not `IN (VALUES ...)`: for two columns that looks at every row of the table.
@@ -100,7 +101,7 @@ _ON_CONFLICT = (
     " value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at"
 )
 _UPSERT = f"{_INSERT} VALUES {{rows}}{_ON_CONFLICT}"
-# As the look and the upsert, in one statement: all of it where no lease is fenced and no scope is to be touched, else nothing.
+# As the look and the upsert, in one statement: all of it where the look finds nothing to be done, else nothing.
 _UPSERT_IF_HELD = (
     f"{_INSERT} SELECT * FROM (VALUES {{rows}})"  # noqa: S608 - constants
     f" WHERE NOT EXISTS ({_LOOK.format(rows='{held}')}){_ON_CONFLICT}"
@@ -120,6 +121,20 @@ def transact(db: sqlite3.Connection, begin: str, work: Callable[..., T], *args: 
             db.execute("ROLLBACK")
         raise
     return result
+
+
+def transact_if_known(db: sqlite3.Connection, begin: str, work: Callable[..., T], *args: object) -> T:
+    """The same, unless a newer version of this code has changed the tables since they were opened.
+
+    Raises:
+        StoreError: It has.
+    """
+
+    def checked(db: sqlite3.Connection) -> T:
+        _check_version(db, db.execute("PRAGMA user_version").fetchone()[0])
+        return work(db, *args)
+
+    return transact(db, begin, checked)
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -151,7 +166,12 @@ def check_owner(db: sqlite3.Connection, path: Path) -> None:
     owner = db.execute("PRAGMA application_id").fetchone()[0]
     if owner != APPLICATION_ID and (tables or version or owner):
         raise StoreError(f"the database {path} belongs to another application; change [async_task_state] dsn")
+    _check_version(db, version)
+
+
+def _check_version(db: sqlite3.Connection, version: int) -> None:
     if version > SCHEMA_VERSION:
+        path = db.execute("PRAGMA database_list").fetchone()[2]
         raise StoreError(
             f"the database {path} has schema {version}, this version of async-task-state knows up to"
             f" {SCHEMA_VERSION}: upgrade async-task-state"
@@ -255,6 +275,8 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     now = time.time()
     leases = {_numbers(batch.lease): batch.lease for batch in batches}
     noted = _in_bulk(db, _LOOK, list(leases), now - TOUCH_SECONDS)
+    if noted:
+        _check_version(db, noted[0][5])
     fenced = {row[:4] for row in noted if row[4]}
     cleared, upserts, gone = [], [], []
     for batch in batches:
