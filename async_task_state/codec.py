@@ -87,7 +87,9 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
     elif kind is str:
         text = encode_basestring_ascii(value)
     elif value is None:
-        raise InvalidValueError(f"the value of {key!r} is None: use delete({key!r}) to remove a key")
+        raise InvalidValueError(
+            f"the value of {key!r} is None: delete({key!r}) removes a key, and so does a checkpoint or a done item with None"
+        )
     else:
         try:
             _check_value(key, value, "")
@@ -105,13 +107,22 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
     return text
 
 
-def encode_changes(values: Mapping[str, Any], known: Container[str], max_bytes: int) -> dict[str, Change]:
-    """What one call records: the JSON of each value, kept as long as its state; keys that are not `known` are checked."""
+def encode_changes(
+    values: Mapping[str, Any], known: Container[str], max_bytes: int, *, removing: bool = True
+) -> dict[str, Change]:
+    """What one call records: the JSON of each value, kept as long as its state.
+
+    Args:
+        values: Keys and values; None removes a key, unless `removing` is false: then it is no value.
+        known: Keys that need no check.
+        max_bytes: The longest JSON allowed.
+        removing: What None is.
+    """
     changes: dict[str, Change] = {}
     for key, value in values.items():
         if key not in known or key.startswith(RESERVED_PREFIX):
             check_key(key)
-        changes[key] = (encode(key, value, max_bytes), None)
+        changes[key] = (None if value is None and removing else encode(key, value, max_bytes), None)
     return changes
 
 

@@ -224,7 +224,8 @@ class State:
         leaves is the state as it was after one of the calls, never a part of one.
 
         Args:
-            values: Keys and values, for keys that are no Python names.
+            values: Keys and values, for keys that are no Python names. A value of None removes its key, in the same
+                atomic step: the cursor of a last page, for instance.
             **named: More of them.
 
         Raises:

@@ -187,7 +187,7 @@ class TaskState(State):
             kept = self._on_clear(
                 {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
             )
-            changes |= encode_changes(kept, (), self._max_bytes)
+            changes |= encode_changes(kept, (), self._max_bytes, removing=False)
         self._resumed = len(changes) > 1
         pending.check()
         with pending.lock:

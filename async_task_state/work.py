@@ -173,7 +173,7 @@ class WorkSet:
 
         Args:
             item: Which; recording it twice is no error.
-            **values: Keys of the state and their new values, as for `TaskState.checkpoint`.
+            **values: Keys of the state and their new values, as for `TaskState.checkpoint`: None removes a key.
 
         Raises:
             InvalidItemError: The item has no stable string form.

@@ -99,7 +99,10 @@ def test_g7_the_value_is_copied():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (None, "the value of 'k' is None: use delete('k') to remove a key"),
+        (
+            None,
+            "the value of 'k' is None: delete('k') removes a key, and so does a checkpoint or a done item with None",
+        ),
         (NAN, "the value of 'k' is nan, which JSON does not have"),
         (-INF, "the value of 'k' is -inf, which JSON does not have"),
         ([1, INF], "the value of 'k' at [1] is inf, which JSON does not have"),

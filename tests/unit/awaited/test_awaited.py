@@ -167,3 +167,16 @@ async def test_those_who_wait_at_once_share_a_request(make_state, airflow):
             for n in range(20):
                 group.start_soon(state.set, "n", n)
         assert airflow.requests == [("set", "n")]
+
+
+async def test_a_checkpoint_with_none_removes_the_key(make_state, airflow):
+    async with make_state(max_delay=NOT_SOON) as state:
+        await state.set("cursor", "p2")
+        # What others wrote without a lease goes as well.
+        airflow.values["theirs"] = 1
+        await state.checkpoint(cursor=None, theirs=None, rows=1)
+        assert await state.get("cursor") is None
+        assert await state.get("theirs") is None
+    assert airflow.users == {"rows": 1}
+    async with make_state(attempt=2) as state:
+        assert await state.get_all() == {"rows": 1}
