@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change
 
 __all__ = [
+    "CLEARED",
     "KILL_PREFIX",
     "MAX_KEY_CHARS",
     "MAX_TRIES",
@@ -25,6 +26,7 @@ __all__ = [
     "encode",
     "encode_changes",
     "encode_json",
+    "is_of_author",
     "kept_by_clear",
 ]
 
@@ -32,6 +34,9 @@ MAX_KEY_CHARS = 512
 RESERVED_PREFIX = "__ats:"
 MAX_TRIES = f"{RESERVED_PREFIX}max_tries"
 """The key by which a later attempt can tell a user's clear, which sets that number anew, from a retry, which does not."""
+
+CLEARED = f"{RESERVED_PREFIX}cleared"
+"""The key of the attempt that began with a user's clear, for its trigger, which does not know how many tries there are."""
 
 KILL_PREFIX = f"{RESERVED_PREFIX}kill:"
 """How the keys begin that say which `on_user_kill` a user's clear owes: `Batch.cleared` leaves them, see `kills`."""
@@ -128,8 +133,12 @@ def encode_changes(
 
 def kept_by_clear(values: Mapping[str, str]) -> dict[str, Change]:
     """What stays when an author clears a state: by it a later attempt of the task knows a user's clear."""
-    noted = values.get(MAX_TRIES)
-    return {} if noted is None else {MAX_TRIES: (noted, None)}
+    return {key: (values[key], None) for key in (MAX_TRIES, CLEARED) if key in values}
+
+
+def is_of_author(key: str) -> bool:
+    """Whether a key is an author's, or keeps what an author's work set has done."""
+    return key not in (MAX_TRIES, CLEARED) and not key.startswith(KILL_PREFIX)
 
 
 def _check_value(key: str, value: Any, path: str) -> None:

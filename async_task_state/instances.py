@@ -9,12 +9,29 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from async_task_state.scopes import TaskScope
 
-__all__ = ["state_in_airflow"]
+__all__ = ["is_users_kill", "state_in_airflow"]
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 3.0
 """Less than Airflow gives a process between SIGTERM and SIGKILL."""
+
+
+OVER: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+"""Airflow's states of a task that no process takes up again."""
+
+
+def is_users_kill(state: str | None, *, doubtful: bool, resumes: bool) -> bool:
+    """Whether a kill is a user's, who wants what the task does elsewhere cancelled.
+
+    Args:
+        state: Airflow's state of the task; None if it does not answer.
+        doubtful: Whether a state that says neither means that a user has cleared the task.
+        resumes: Whether a task that was cleared goes on with what it has left, so that nothing is to be cancelled.
+    """
+    if state in OVER:
+        return True
+    return not resumes and (state == "restarting" or (doubtful and state != "deferred"))
 
 
 async def state_in_airflow(scope: TaskScope) -> str | None:

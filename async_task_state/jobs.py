@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from async_task_state.job_calls import JobCalls
     from async_task_state.state import OnClear, TaskState
 
-__all__ = ["JobWork", "RemoteJob", "after_clear", "is_users_kill"]
+__all__ = ["JobWork", "RemoteJob", "after_clear"]
 
 T = TypeVar("T")
 
@@ -48,9 +48,6 @@ SUBMIT_SECONDS: Final = 5.0
 """How long a submission may still take when the process is asked to end."""
 GROWTH: Final = 1.5
 """By what the interval between two polls grows."""
-
-OVER: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-"""Airflow's states of a task that no process takes up again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,19 +211,6 @@ class JobWork(JobDefinition):
 def after_clear() -> OnClear:
     """What a clear leaves of the state: the jobs that are to be cancelled, or everything if they are to go on."""
     return "resume" if load_settings().on_clear == "resume" else _unfinished_jobs
-
-
-def is_users_kill(state: str | None, *, doubtful: bool) -> bool:
-    """Whether a kill is a user's, who wants the job cancelled.
-
-    Args:
-        state: Airflow's state of the task; None if it does not answer.
-        doubtful: Whether a state that says neither means that a user has cleared the task.
-    """
-    if state in OVER:
-        return True
-    cleared = state == "restarting" or (doubtful and state != "deferred")
-    return cleared and load_settings().on_clear != "resume"
 
 
 def is_unfinished(job: Mapping[str, Any]) -> bool:

@@ -13,9 +13,9 @@ from airflow.sdk.exceptions import AirflowException
 
 from async_task_state.errors import InvalidArgumentError, JobFailedError
 from async_task_state.files import FileWork, load_processor
-from async_task_state.instances import state_in_airflow
+from async_task_state.instances import is_users_kill, state_in_airflow
 from async_task_state.job_calls import CALLS
-from async_task_state.jobs import JobWork, after_clear, is_users_kill
+from async_task_state.jobs import JobWork, after_clear
 from async_task_state.places import check_allowed, check_base
 from async_task_state.sources import Source, check_source, plain_place, plain_source
 from async_task_state.state import task_state
@@ -329,7 +329,7 @@ class RemoteJobOperator(BaseOperator):
             await self._killed.wait()
             self._killed.clear()
             task_state = await state_in_airflow(state.scope)
-            if is_users_kill(task_state, doubtful=False):
+            if is_users_kill(task_state, doubtful=False, resumes=after_clear() == "resume"):
                 self.log.info("cancelling the job: the task is %s in Airflow", task_state)
                 return
             self.log.info("the job goes on: the task is %s in Airflow", task_state)

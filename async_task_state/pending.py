@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anyio.lowlevel import checkpoint as give_turn
 
-from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
 from async_task_state.errors import StaleWriterError
 from async_task_state.results import Stats
 from async_task_state.stores import Batch
@@ -150,6 +150,14 @@ class Pending:
                 self._again(self.add, changes)
                 raise
 
+    def note(self, changes: Mapping[str, Change]) -> None:
+        """Add changes of the library's own, which are no call of the author's and so are not counted."""
+        self.check()
+        with self.lock:
+            self.whole(self.add, changes)
+            self._calls -= 1
+            self._recorded -= 1
+
     def whole(self, step: Callable[..., None], *args: Any) -> None:
         """Take a step that may be taken twice, whole; the caller holds the lock.
 
@@ -204,7 +212,8 @@ class Pending:
         self._changes.clear()
         self._producers.clear()
         self._batch_bytes = 0
-        self.values.clear()
+        for key in [key for key in self.values if not key.startswith(KILL_PREFIX)]:
+            self.values.pop(key, None)
         self._cleared = True
         for forget in forgetting:
             forget()
@@ -289,13 +298,8 @@ class Pending:
             size = self._batch_bytes + sum(len(text or "") for text, _ in produced.values())
             batch = Batch(self.lease, self._changes, self._cleared)
             flight = Flight(self, batch, self._waiters, self._calls, size, self._since)
-            changes, producers, waiters = (
-                dict[str, "Change"](),
-                dict[str, "Callable[[], str]"](),
-                list[Waiter](),
-            )
             self._changes.update(produced)
-            self._changes, self._producers, self._waiters = changes, producers, waiters
+            self._changes, self._producers, self._waiters = {}, {}, []
             self._cleared = self._queued = False
             self._calls = self._batch_bytes = 0
             self._flight = flight
@@ -340,10 +344,10 @@ class Pending:
                 self._lose(self.stale())
                 for waiter in flight.waiters:
                     waiter.error = self.stale()
-            elif flight.calls:
+            elif flight.calls or flight.batch.changes:
                 for saved in self._refreshing:
                     saved.append(flight.batch)
-                self._coalesced += flight.calls - 1
+                self._coalesced += max(0, flight.calls - 1)
                 self._commits += 1
                 self._bytes += flight.bytes
                 self._lag = time.monotonic() - flight.since

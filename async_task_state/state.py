@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX, decode, encode_changes
+from async_task_state.codec import CLEARED, MAX_TRIES, RESERVED_PREFIX, decode, encode_changes, is_of_author
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State
+from async_task_state.kills import TRIGGER, name_trigger, owe
 from async_task_state.opened import states_open_here
 from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import ON_CLEAR, check_executor, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from async_task_state.pending import Pending
     from async_task_state.settings import Settings
     from async_task_state.stores import Change, Store
     from async_task_state.stores.airflow import Channel
 
 __all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "task_state"]
+
+S = TypeVar("S", bound="TaskState")
+
+log = logging.getLogger(__name__)
 
 OnClear: TypeAlias = "Literal['restart', 'resume'] | Callable[[dict[str, Any]], Mapping[str, Any]]"
 """What comes of a state when a user has cleared its task; a function says what is kept of the values."""
@@ -129,7 +137,16 @@ def configured(store: str | Store | Channel | None) -> tuple[str | Store | Chann
 
 
 class TaskState(State):
-    """One holder's handle on the state of one task; `task_state()` makes it."""
+    """One holder's handle on the state of one task; `task_state()` makes it.
+
+    Args:
+        scope: Whose state.
+        on_clear: As for `task_state`.
+        max_tries: Of the running task, by which a clear is known; None in a trigger.
+        trigger: The class path of the trigger that the task is deferred to, where a clear owes it a call of `on_user_kill`.
+        on_open: Awaited with this when it was opened for the first time, before the body.
+        **options: Those of every state.
+    """
 
     def __init__(
         self,
@@ -137,6 +154,8 @@ class TaskState(State):
         *,
         on_clear: OnClear | None = None,
         max_tries: int | None = None,
+        trigger: str | None = None,
+        on_open: Callable[[TaskState], Awaitable[None]] | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(scope, TaskScope):
@@ -149,7 +168,28 @@ class TaskState(State):
         self._task = scope
         self._on_clear = self._settings.on_clear if on_clear is None else on_clear
         self._max_tries = max_tries
+        self._trigger = trigger
+        self._on_open = on_open
         self._cleared = False
+        self._owes = False
+
+    async def __aenter__(self: S) -> S:  # noqa: PYI019 - joining gives the outer handle
+        """Open the state, see `State`."""
+        state = await super().__aenter__()
+        if state is not self:
+            return state
+        on_open, self._on_open = self._on_open, None
+        owes, self._owes = self._owes, False
+        try:
+            if owes:
+                # A trigger that was killed looks for it.
+                await self.flush()
+            if on_open is not None:
+                await on_open(self)
+        except BaseException:
+            await self.__aexit__(*sys.exc_info())
+            raise
+        return state
 
     @property
     def scope(self) -> TaskScope:
@@ -164,34 +204,54 @@ class TaskState(State):
 
     @property
     def cleared(self) -> bool:
-        """Whether a user has cleared the task since the state was last held, as found when it was opened."""
+        """Whether a user has cleared the task since the state was last held, as found when it was opened.
+
+        In a trigger: whether the attempt that it belongs to began with a clear.
+        """
         self._entered()
         return self._cleared
 
     def _begin(self, values: dict[str, str]) -> None:
-        self._resumed = any(key != MAX_TRIES for key in values)
-        pending, max_tries = self._pending, self._max_tries
-        if pending is None or max_tries is None:
+        self._resumed = any(map(is_of_author, values))
+        pending = self._pending
+        if pending is None:
+            return
+        if self._max_tries is None:
+            self._cleared = values.get(CLEARED) == str(self._attempt)
+            # The worker has said what the task is deferred to; a trigger does where that was forgotten.
+            if self._trigger is not None and TRIGGER not in values:
+                pending.note(name_trigger({}, self._trigger, self._attempt))
             return
         # Equal or not, and no more: a clear sets it by the DAG as it is then, and a scheduler that died makes attempts
         # beyond it.
-        tries, noted = str(max_tries), values.get(MAX_TRIES)
-        if noted == tries:
-            return
-        changes: dict[str, Change] = {MAX_TRIES: (tries, None)}
-        self._cleared = noted is not None
-        if not self._cleared or self._on_clear == "resume":
-            pending.record(changes)
-            return
+        tries, noted = str(self._max_tries), values.get(MAX_TRIES)
+        changes: dict[str, Change] = {} if noted == tries else {MAX_TRIES: (tries, None)}
+        self._cleared = noted not in (None, tries)
+        if self._cleared:
+            changes[CLEARED] = (str(self._attempt), None)
+        if self._cleared and self._on_clear != "resume":
+            self._start_over(pending, values, changes)
+        elif changes := changes | name_trigger(values, self._trigger, self._attempt):
+            pending.note(changes)
+
+    def _start_over(self, pending: Pending, values: dict[str, str], changes: dict[str, Change]) -> None:
+        """Empty the state after a clear, and keep what is owed and what the author keeps."""
+        owed = owe(values, pending.lease.epoch - 1)
+        kept: dict[str, Change] = {}
         if callable(self._on_clear):
-            kept = self._on_clear(
-                {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
-            )
-            changes |= encode_changes(kept, (), self._max_bytes, removing=False)
-        self._resumed = len(changes) > 1
+            left = {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
+            kept = encode_changes(self._on_clear(left), (), self._max_bytes, removing=False)
+        self._resumed = bool(kept)
+        self._owes = bool(owed)
         pending.check()
         with pending.lock:
-            pending.whole(pending.clear, (), changes)
+            pending.whole(
+                pending.clear,
+                (),
+                {**owed, **name_trigger({}, self._trigger, self._attempt), **changes, **kept},
+            )
+        if owed:
+            log.info("a user has cleared %s while it was deferred: on_user_kill is owed", self._task)
 
     @property
     def _turn(self) -> int:

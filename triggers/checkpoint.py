@@ -8,12 +8,20 @@ from abc import abstractmethod
 from contextlib import aclosing, nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from uuid import uuid4
 
 from airflow.configuration import conf
 from airflow.triggers.base import BaseTrigger
 
-from async_task_state.errors import AsyncTaskStateError, NoScopeError, StaleWriterError, StateNotOpenError
-from async_task_state.instances import state_in_airflow
+from async_task_state import claims
+from async_task_state.errors import (
+    AsyncTaskStateError,
+    NoScopeError,
+    StaleAttemptError,
+    StaleWriterError,
+    StateNotOpenError,
+)
+from async_task_state.instances import is_users_kill, state_in_airflow
 from async_task_state.runs import run_of
 from async_task_state.scopes import RunningTask, TaskScope, running_task
 from async_task_state.state import OnClear, TaskState, configured
@@ -30,11 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointTrigger"]
 
-TO_RUN_AGAIN: Final = frozenset({"scheduled", "queued", "running"})
-"""Airflow's states of a task that was cleared, and of one that is told in the worker that it has timed out."""
-
 CLOCKS_DIFFER: Final = timedelta(minutes=1)
 """By how much, at most."""
+
+CLAIM_SECONDS: Final = 5.0
+"""How much longer than `on_user_kill` may take its claim counts."""
 
 
 class CheckpointTrigger(BaseTrigger):
@@ -59,6 +67,7 @@ class CheckpointTrigger(BaseTrigger):
 
     _state: TaskState | None = None
     _fired = False
+    _is_owed_kills: ClassVar[bool] = True
     _killing: asyncio.Future[None] | None = None
     _deferred_by: RunningTask | None = None
     # dag.test() runs a trigger in the process of the task that deferred, and does not tell it whose it is.
@@ -88,11 +97,19 @@ class CheckpointTrigger(BaseTrigger):
     async def on_user_kill(self, state: TaskState) -> None:
         """Called when a user cleared or marked the task: the place to cancel remote work.
 
-        Not called when the trigger was only moved to another triggerer, which Airflow's `on_kill` cannot tell apart.
-        Airflow bounds its time by `[triggerer] on_kill_timeout`.
+        A clear is followed by one call, whichever process finds it first: by this trigger when Airflow kills it, else by
+        the next trigger of the same class that the task defers to, before that one runs. The call may be made twice
+        where a process dies, or a trigger is moved, during it. Where `on_clear` is "resume" a clear is followed by
+        none, because the task goes on with what it has left. A task that is marked as failed or as successful has
+        no next trigger: where no triggerer is alive then, the call is made after the next clear, if there is one.
+
+        Not called when the trigger was only moved to another triggerer, which Airflow's `on_kill` cannot tell apart, nor
+        for a run that was deleted and made again. An error is logged, and it is not called again. `[triggerer]
+        on_kill_timeout` bounds its time.
 
         Args:
-            state: Open, under the lease that `run_with_state` had.
+            state: Open, with the values that the killed trigger had. Where the next attempt has opened the state since,
+                it has no work sets, and what is recorded in it is dropped, as by the clear.
         """
 
     def task_state(self) -> TaskState:
@@ -111,11 +128,15 @@ class CheckpointTrigger(BaseTrigger):
             raise NoScopeError(
                 f"{type(self).__name__} has no task instance: only a trigger that a task deferred to has a task's state"
             )
-        self._state = self._state_of(whose)
+        # It is deferred by now, also where dag.test() runs it in the process of its task.
+        self._deferred_by = None
+        self._state = self._state_of(whose, self.serialize()[0], on_open=self._call_what_is_owed)
         return self._state
 
-    def _state_of(self, whose: RunningTask) -> TaskState:
+    def _state_of(self, whose: RunningTask, class_path: str, **options: Any) -> TaskState:
         store, settings = configured(self.store)
+        # In Airflow's own store nothing is claimed, because no write there can expect what is stored.
+        is_owed = self._is_owed_kills and self._has_kill_hook and store != AIRFLOW
         if store == AIRFLOW:
             store = trigger_channel(self)
         return TaskState(
@@ -127,14 +148,18 @@ class CheckpointTrigger(BaseTrigger):
             max_delay=self.max_delay,
             on_clear=self.on_clear,
             max_tries=whose.max_tries,
+            trigger=class_path if is_owed else None,
+            **options,
         )
 
-    def _begin(self) -> None:
+    @property
+    def _has_kill_hook(self) -> bool:
+        return type(self).on_user_kill is not CheckpointTrigger.on_user_kill
+
+    def _begin(self, whose: RunningTask, class_path: str) -> None:
         """Open the state in the task that defers: only there is it known whether a user has cleared the task."""
-        whose, self._deferred_by = self._deferred_by, None
-        if whose is not None:
-            with SyncTaskState(self._state_of(whose)):
-                pass
+        with SyncTaskState(self._state_of(whose, class_path)):
+            pass
 
     async def run(self) -> AsyncGenerator[TriggerEvent, None]:
         """Open the state, run the author's part, and let no event leave before what it rests on is durable."""
@@ -150,15 +175,21 @@ class CheckpointTrigger(BaseTrigger):
             self.log.info(
                 "another trigger or a later attempt has taken over: ending without an event (%s)", error
             )
+            if not isinstance(error, StaleAttemptError):
+                # It may have been a clear, of which Airflow does not tell a trigger that has ended.
+                await asyncio.wait([self._begin_to_kill()])
             raise asyncio.CancelledError from error
 
     async def on_kill(self) -> None:
-        """Call `on_user_kill` if this trigger still owns the state; not if it was only moved, or has fired."""
+        """Call `on_user_kill` if a user has cleared or marked the task; not if it was only moved, or has fired."""
+        await asyncio.shield(self._begin_to_kill())
+
+    def _begin_to_kill(self) -> asyncio.Future[None]:
         # In a task of its own: Airflow cancels a trigger anew every second or so until it has ended, and this with it.
-        bounded = asyncio.wait_for(self._kill(), conf.getint("triggerer", "on_kill_timeout", fallback=30))
-        self._killing = asyncio.ensure_future(bounded)
-        self._killing.add_done_callback(self._note_killed)
-        await asyncio.shield(self._killing)
+        if self._killing is None:
+            self._killing = asyncio.ensure_future(self._kill())
+            self._killing.add_done_callback(self._note_killed)
+        return self._killing
 
     def _note_killed(self, killing: asyncio.Future[None]) -> None:
         if not killing.cancelled() and (error := killing.exception()) is not None:
@@ -167,28 +198,87 @@ class CheckpointTrigger(BaseTrigger):
     async def _kill(self) -> None:
         state = self._state
         # Airflow also kills a trigger whose event has resumed the task, which then looks after itself.
-        if state is None or self._fired:
+        if state is None or self._fired or not self._has_kill_hook:
             return
+        claim, called = uuid4().hex, False
+        error: Exception | None = None
         try:
-            if not await state.is_current():
-                self.log.info("on_user_kill is not called: another trigger or attempt has taken over")
-                return
+            if await state.is_current():
+                # Where it was moved nobody may have taken over yet.
+                task_state = await state_in_airflow(state.scope)
+                if not self._is_users_kill(state, task_state):
+                    self.log.info("on_user_kill is not called: the task is %s in Airflow", task_state)
+                    return
+                async with state:
+                    await claims.claim_lease(state, claim)
+                    error = await self._call_on_user_kill(state)
+                    called = True
+                    claims.forget_trigger(state)
         except StateNotOpenError:
             self.log.warning("killed while its state was being opened: on_user_kill is not called")
-            return
-        # Where it was moved nobody may have taken over yet.
-        task_state = await state_in_airflow(state.scope)
-        if not self._is_users_kill(task_state):
-            self.log.info("on_user_kill is not called: the task is %s in Airflow", task_state)
-            return
-        async with state:
-            await self.on_user_kill(state)
+        except StaleWriterError:
+            error = await self._kill_after_clear(state, claim, called=called) or error
+        else:
+            if not called:
+                error = await self._kill_after_clear(state, claim, called=False)
+        if error is not None:
+            raise error
 
-    def _is_users_kill(self, task_state: str | None) -> bool:
+    async def _kill_after_clear(self, state: TaskState, claim: str, *, called: bool) -> Exception | None:
+        """Make the call that is owed if it was a clear that has taken the lease; the error that it raised."""
+        key = await claims.wait_for_note(state)
+        note = None if key is None else await claims.claim_note(state, key, claim)
+        if note is None:
+            self.log.info("on_user_kill is not called: another trigger or attempt has taken over")
+            return None
+        error = None
+        if not called:
+            async with claims.private_state(state, claims.held_values(state)) as left:
+                error = await self._call_on_user_kill(left)
+        await claims.remove(state, note)
+        return error
+
+    async def _call_what_is_owed(self, state: TaskState) -> None:
+        """Make the calls that clears owe to earlier triggers of the task, before this one runs."""
+        for owed in claims.notes_of(state):
+            if not claims.is_owed_to(owed, state):
+                self.log.warning(
+                    "a clear owes on_user_kill to %s, which the task does not defer to", owed.trigger
+                )
+                continue
+            patience = self._kill_seconds + CLAIM_SECONDS
+            note = await claims.claim_note(state, owed.key, uuid4().hex, patience=patience)
+            if note is None:
+                continue
+            self.log.info("calling on_user_kill for attempt %d, which a user has cleared", note.attempt)
+            async with claims.private_state(state, note.values, note.attempt) as left:
+                error = await self._call_on_user_kill(left)
+            await claims.remove(state, note)
+            if error is not None:
+                self.log.error("on_user_kill has failed: %r", error, exc_info=error)
+
+    async def _call_on_user_kill(self, state: TaskState) -> Exception | None:
+        """Call it, and return what it raised.
+
+        Raises:
+            StaleWriterError: A clear has taken the state from it.
+        """
+        try:
+            await asyncio.wait_for(self.on_user_kill(state), self._kill_seconds)
+        except StaleWriterError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the author's
+            return error
+        return None
+
+    @property
+    def _kill_seconds(self) -> int:
+        return conf.getint("triggerer", "on_kill_timeout", fallback=30)
+
+    def _is_users_kill(self, state: TaskState, task_state: str | None) -> bool:
         """Whether a kill is a user's, by Airflow's state of the task; None if it does not answer."""
-        if task_state in TO_RUN_AGAIN and self._may_be_timing_out:
-            return False
-        return task_state != "deferred"
+        resumes = claims.goes_on_after_clear(state)
+        return is_users_kill(task_state, doubtful=not self._may_be_timing_out, resumes=resumes)
 
     @property
     def _may_be_timing_out(self) -> bool:
@@ -205,6 +295,7 @@ class CheckpointTrigger(BaseTrigger):
             async for event in events:
                 # An event resumes the task, which opens the state and so fences what is not saved yet; and the event
                 # of a trigger that was replaced must not leave at all.
+                claims.forget_trigger(state)
                 if not await state.is_current():
                     raise StaleWriterError(f"{state.scope} has another holder")
                 self._fired = True
@@ -229,6 +320,7 @@ def _noting_events(run: Callable[..., Any]) -> Callable[..., Any]:
         async with aclosing(events) if hasattr(events, "aclose") else nullcontext():
             async for event in events:
                 self._fired = True
+                claims.forget_trigger(self._state)
                 yield event
 
     run_and_note.notes_events = True  # type: ignore[attr-defined]
@@ -238,7 +330,14 @@ def _noting_events(run: Callable[..., Any]) -> Callable[..., Any]:
 def _beginning(serialize: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(serialize)
     def begin_and_serialize(self: CheckpointTrigger) -> Any:
-        self._begin()
-        return serialize(self)
+        whose, self._deferred_by = self._deferred_by, None
+        try:
+            serialized = serialize(self)
+        except BaseException:
+            self._deferred_by = whose
+            raise
+        if whose is not None:
+            self._begin(whose, serialized[0])
+        return serialized
 
     return begin_and_serialize

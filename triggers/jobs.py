@@ -9,7 +9,7 @@ from airflow.triggers.base import TriggerEvent
 
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.job_calls import CALLS
-from async_task_state.jobs import JobWork, after_clear, is_users_kill
+from async_task_state.jobs import JobWork, after_clear
 from async_task_state.triggers.checkpoint import CheckpointTrigger
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class RemoteJobTrigger(CheckpointTrigger):
     Raises:
         InvalidArgumentError: An argument is missing, of the wrong type or out of range.
     """
+
+    # After a clear the state itself says which jobs are to be cancelled.
+    _is_owed_kills = False
 
     def __init__(
         self,
@@ -99,7 +102,3 @@ class RemoteJobTrigger(CheckpointTrigger):
     async def on_user_kill(self, state: TaskState) -> None:
         """Cancel the job."""
         await self._work.cancel_job(state)
-
-    def _is_users_kill(self, task_state: str | None) -> bool:
-        # A clear may be one that resumes the job.
-        return is_users_kill(task_state, doubtful=not self._may_be_timing_out)

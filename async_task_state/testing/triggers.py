@@ -6,18 +6,20 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pkgutil import resolve_name
+from threading import Thread
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 from airflow.models.trigger import Trigger
 
-from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX, decode
 from async_task_state.connections import writer_of
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
-from async_task_state.scopes import TaskScope
+from async_task_state.scopes import RunningTask, TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
+from async_task_state.sync import SyncTaskState
 from async_task_state.testing.runs import run_made
 from async_task_state.waiting import turn_at_each_call
 from async_task_state.work import WorkCounts, work_records
@@ -59,7 +61,7 @@ class TriggerRun:
 async def run_trigger(
     trigger: CheckpointTrigger,
     *,
-    stop: Literal["shutdown", "crash", "user_kill", "move"] | None = None,
+    stop: Literal["shutdown", "crash", "user_kill", "clear", "move"] | None = None,
     when: Callable[[TaskState], bool] | None = None,
     scope: TaskScope | None = None,
     attempt: int = 1,
@@ -82,8 +84,10 @@ async def run_trigger(
         trigger: What to run; it is not run itself. Its `store`, if it has one, is used in place of the one in memory.
         stop: How to end it before it ends by itself. "shutdown": cancelled, as by SIGTERM to the triggerer. "crash":
             what is not durable is lost, as by SIGKILL; the trigger's own `finally` blocks do run, but cannot save
-            anything. "user_kill": cancelled and `on_kill()` called, as when a user clears the task. "move": the same,
-            after another holder has opened the state, as when another triggerer took over.
+            anything. "user_kill": cancelled and `on_kill()` called, as when a user marks the task, or clears it and the
+            triggerer is the first to learn of it. "clear": the same, after the worker of the next attempt has opened the
+            state, found the clear and emptied it; go on with `attempt + 1`. "move": the same, after another holder has
+            opened the state, as when another triggerer took over.
         when: Called with the open state until it is true; then the trigger is stopped. It is called at every turn of
             the event loop, and every call that records gives one; those of several tasks, as in `WorkSet.process`,
             may share one, so compare with `>=` there. None stops it as soon as its state is open.
@@ -97,13 +101,13 @@ async def run_trigger(
         The events, and what is durable.
 
     Raises:
-        InvalidArgumentError: `stop` is not one of the four.
+        InvalidArgumentError: `stop` is not one of the five.
         AssertionError: The trigger ended before `when` was true.
         Exception: Whatever the trigger raises; Airflow would fail the task.
     """
-    if stop not in (None, "shutdown", "crash", "user_kill", "move"):
+    if stop not in (None, "shutdown", "crash", "user_kill", "clear", "move"):
         raise InvalidArgumentError(
-            f"stop must be 'shutdown', 'crash', 'user_kill', 'move' or None, not {stop!r}"
+            f"stop must be 'shutdown', 'crash', 'user_kill', 'clear', 'move' or None, not {stop!r}"
         )
     scope = scope or TaskScope("dag", "run", "task")
     running = _rebuild(trigger, scope, attempt, run)
@@ -113,7 +117,7 @@ async def run_trigger(
         if stop is not None:
             with turn_at_each_call():
                 await _until(running, task, when, time.monotonic() + timeout)
-            _stop(running, task, stop)
+            _stop(running, task, stop, run)
         done, _ = await asyncio.wait([task], timeout=timeout)
         if not done:
             raise TimeoutError(f"the trigger has not ended within {timeout:g} s; events so far: {events}")
@@ -173,19 +177,34 @@ async def _until(
         await asyncio.sleep(0)
 
 
-def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str) -> None:
+def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str, run: int) -> None:
     state = trigger._state
     if state is None or state._pending is None:
         raise AssertionError("only a trigger whose state is open is stopped")
     if how == "crash":
         state._pending.abandon(StaleWriterError("run_trigger() has crashed this trigger"))
-    elif how == "move":
+    elif how in ("move", "clear"):
         writer = state._pending._writer
         if not isinstance(writer, Writer):
-            raise AssertionError("only a trigger whose state has a lease is moved")
+            raise AssertionError("only a trigger whose state has a lease is moved or cleared")
         # Without letting the event loop run: the trigger stands still meanwhile, as in a triggerer that is frozen.
-        writer.ask(writer.store.acquire, state.scope, state.attempt)
-    task.cancel(*([USER_ACTION] if how in ("user_kill", "move") else []))
+        if how == "move":
+            writer.ask(writer.store.acquire, state.scope, state.attempt)
+        else:
+            # As the worker has noted it when it deferred.
+            writer.ask(writer.store.write, state.scope, {MAX_TRIES: ("0", None)})
+            next_worker = Thread(target=_find_clear, args=(trigger, state, run))
+            next_worker.start()
+            next_worker.join()
+    task.cancel(*([USER_ACTION] if how in ("user_kill", "clear", "move") else []))
+
+
+def _find_clear(trigger: CheckpointTrigger, state: TaskState, run: int) -> None:
+    """Open the state as the next attempt's worker does after a clear, which has changed how many tries there are."""
+    attempt = state.attempt + 1
+    task = RunningTask(state.scope, attempt, attempt, run_made(run, attempt))
+    with SyncTaskState(trigger._state_of(task, trigger.serialize()[0])):
+        pass
 
 
 async def _outcome(trigger: CheckpointTrigger, scope: TaskScope, events: list[TriggerEvent]) -> TriggerRun:

@@ -17,7 +17,7 @@ from async_task_state import (
     ValueTooLargeError,
 )
 from async_task_state import jobs as jobs_module
-from async_task_state.jobs import is_users_kill
+from async_task_state.instances import is_users_kill
 
 
 @pytest.mark.anyio
@@ -323,16 +323,14 @@ async def test_g4_an_attempt_that_is_cancelled_before_it_submits_does_not_submit
     ],
 )
 def test_whose_kill_it_is(state, worker, triggerer):
-    assert is_users_kill(state, doubtful=False) == worker
-    assert is_users_kill(state, doubtful=True) == triggerer
+    assert is_users_kill(state, doubtful=False, resumes=False) == worker
+    assert is_users_kill(state, doubtful=True, resumes=False) == triggerer
 
 
-def test_a_clear_that_resumes_kills_nothing(monkeypatch):
-    monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__ON_CLEAR", "resume")
-    load_settings_anew()
+def test_a_clear_that_resumes_kills_nothing():
     for state in ("restarting", "none", None, "queued"):
-        assert not is_users_kill(state, doubtful=True)
-    assert is_users_kill("failed", doubtful=False)
+        assert not is_users_kill(state, doubtful=True, resumes=True)
+    assert is_users_kill("failed", doubtful=False, resumes=True)
 
 
 @pytest.mark.anyio
