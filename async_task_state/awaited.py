@@ -6,14 +6,16 @@ call on the state that comes when it is due, or when the state is left.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from async_task_state.errors import StaleWriterError, StoreUnavailableError
+from async_task_state.leaving import to_its_end
+from async_task_state.logs import Log
 from async_task_state.pending import Pending
 from async_task_state.stores import Lease, Snapshot
 from async_task_state.stores.airflow import (
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AwaitedWriter", "drain"]
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 FLUSH_AT: Final = 0.95
 """The part of `max_delay` after which a flush is due; nothing but the requests comes after it."""
@@ -191,21 +193,32 @@ class AwaitedWriter:
 
     async def _save(self, pending: Pending) -> None:
         # Whoever is cancelled, the flush is everybody's.
-        with anyio.CancelScope(shield=True):
-            # No batch may be lost half way out or half way back; an alarm may have cut the last flush short.
-            with alarm_held():
-                pending.put_back()
-                flight = pending.take()
-            try:
-                await self._airflow.commit(flight.batch)
-            except StaleWriterError as error:
-                self._away_because = str(error)
-                self._settle(pending, fenced=True)
-            except StoreUnavailableError as error:
-                pending.put_back()
-                wake(self._away(pending, error))
-            else:
-                self._settle(pending, fenced=False)
+        saved = await to_its_end(partial(self._commit, pending))
+        if not saved.ended:
+            self._put_off(pending, StoreUnavailableError("a request to Airflow was cancelled"))
+        for raised in (saved.cancelled, saved.error):
+            if raised is not None:
+                raise raised
+
+    async def _commit(self, pending: Pending) -> None:
+        # No batch may be lost half way out or half way back; an alarm may have cut the last flush short.
+        with alarm_held():
+            pending.put_back()
+            flight = pending.take()
+        try:
+            await self._airflow.commit(flight.batch)
+        except StaleWriterError as error:
+            self._away_because = str(error)
+            self._settle(pending, fenced=True)
+        except StoreUnavailableError as error:
+            self._put_off(pending, error)
+        else:
+            self._settle(pending, fenced=False)
+
+    def _put_off(self, pending: Pending, error: StoreUnavailableError) -> None:
+        with alarm_held():
+            pending.put_back()
+            wake(self._away(pending, error))
 
     def _settle(self, pending: Pending, *, fenced: bool) -> None:
         with alarm_held():

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-import anyio
 
 from async_task_state.awaited import AwaitedWriter
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
-    AsyncTaskStateError,
     ReadOnlyStateError,
     StaleWriterError,
     StateNotOpenError,
     StoreUnavailableError,
 )
+from async_task_state.leaving import Outcome, may_await, to_its_end
+from async_task_state.logs import Log
 from async_task_state.opened import forget_closed, note_open, states_open_here
 from async_task_state.results import Stats
 from async_task_state.scopes import check_attempt
@@ -43,7 +41,7 @@ __all__ = ["State"]
 
 S = TypeVar("S", bound="State")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class State:
@@ -132,20 +130,15 @@ class State:
         """Flush and leave.
 
         Raises:
-            AsyncTaskStateError: The last flush failed and the body raised nothing.
+            AsyncTaskStateError: The last flush failed, the body raised nothing, and nothing has cancelled this task.
         """
         outer, self._outer = self._outer or self, None
         try:
-            if self._pending is not None:
-                await self._last_flush(self._pending)
-        except AsyncTaskStateError as failure:
-            if error is None:
-                raise
-            log.log(
-                logging.INFO if isinstance(failure, StaleWriterError) else logging.ERROR,
-                "on leaving: %s",
-                failure,
-            )
+            if self._pending is not None and self._writer is not None:
+                if may_await(error, traceback):
+                    await self._last_flush(self._pending, error)
+                else:
+                    self._writer.hurry()
         finally:
             outer._depth -= 1
             self._depth -= outer is not self
@@ -356,14 +349,23 @@ class State:
             and is_same_store(handle._store, self._store)
         )
 
-    async def _last_flush(self, pending: Pending) -> None:
-        with anyio.move_on_after(self._settings.exit_timeout, shield=True) as deadline:
-            await pending.flush()
-        if deadline.cancelled_caught:
-            raise StoreUnavailableError(
+    async def _last_flush(self, pending: Pending, error: BaseException | None) -> None:
+        if pending.unsettled:
+            left = await to_its_end(pending.flush, self._settings.exit_timeout, again=True)
+        else:
+            left = Outcome(error=pending.refusal())
+        failure = left.error
+        if not left.ended:
+            failure = StoreUnavailableError(
                 f"not saved within [async_task_state] exit_timeout = {self._settings.exit_timeout:g} s, and still being"
                 f" tried: {pending.unsaved()}"
             )
+        if failure is not None:
+            if error is None and left.cancelled is None:
+                raise failure
+            (log.info if isinstance(failure, StaleWriterError) else log.error)("on leaving: %s", failure)
+        if left.cancelled is not None:
+            raise left.cancelled
 
     def _must_pause(self, pending: Pending) -> bool:
         """After a call that does not wait: whether the caller is faster than the store, or than its loop."""

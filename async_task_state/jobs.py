@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 from functools import partial
 from random import uniform
@@ -14,6 +13,7 @@ import anyio
 
 from async_task_state.errors import AsyncTaskStateError, InvalidArgumentError, JobCallError
 from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
+from async_task_state.leaving import keeping_portal
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
 
 if TYPE_CHECKING:
@@ -250,15 +250,11 @@ async def _even_if_cancelled(call: Callable[[], Awaitable[T]]) -> T:
     errors: list[BaseException] = []
     ended = anyio.Event()
     shield = anyio.CancelScope(shield=True)
-    # What lets the author's code use Airflow's blocking calls in a triggerer is of one task, and not of its children.
-    greenback = sys.modules.get("greenback")
-    has_portal = greenback is not None and greenback.has_portal()
+    call = keeping_portal(call)
 
     async def run() -> None:
         with shield:
             try:
-                if greenback is not None and has_portal:
-                    await greenback.ensure_portal()
                 answers.append(await call())
             except anyio.get_cancelled_exc_class():
                 raise

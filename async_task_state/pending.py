@@ -124,14 +124,19 @@ class Pending:
         """Whether anything recorded here is not saved and still can be."""
         return self.error is None and (self._queued or self._flight is not None)
 
-    def check(self) -> None:
-        """Raise what keeps this holder from writing, if anything does."""
+    def refusal(self) -> Exception | None:
+        """What keeps this holder from writing, if anything does."""
         if self.error is not None:
-            raise type(self.error)(*self.error.args)
+            return type(self.error)(*self.error.args)
         # Once: the writer's thread may take it back meanwhile.
         trouble = self._writer.trouble
-        if trouble is not None:
-            raise trouble(self)
+        return None if trouble is None else trouble(self)
+
+    def check(self) -> None:
+        """Raise what keeps this holder from writing, if anything does."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
 
     @property
     def full(self) -> bool:
