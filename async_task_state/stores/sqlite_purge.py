@@ -22,8 +22,8 @@ __all__ = ["LOOKS", "purge"]
 
 ROWS: Final = 199
 """Of a transaction, at most."""
-BYTES: Final = 256 * 1024
-"""Of a transaction, in values; one value may be longer."""
+BYTES: Final = 1024 * 1024
+"""Of a transaction, in values: as many as a batch that is saved has."""
 SCOPES: Final = 199
 """Of a look, and of a transaction."""
 IN_USE_SECONDS: Final = 3600.0

@@ -150,7 +150,11 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
             f"the database {path} cannot use a write-ahead log (a network disk?); put it on a local disk"
         )
     db.execute("PRAGMA synchronous = FULL")
-    if db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version < SCHEMA_VERSION:
+        if version:
+            # What is scanned under the lock is read from disk before it is taken.
+            db.execute("SELECT count(*) FROM entry WHERE expires_at IS NULL").fetchone()
         transact(db, "BEGIN IMMEDIATE", migrate)
 
 
