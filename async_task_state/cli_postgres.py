@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from async_task_state.errors import AsyncTaskStateError, StoreError
-from async_task_state.stores.postgres import CLOSE_SECONDS, COMMAND_SECONDS
 from async_task_state.stores.postgres_connect import connect
+from async_task_state.stores.postgres_connection import CLOSE_SECONDS, COMMAND_SECONDS
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import (
     MIGRATIONS,
@@ -106,8 +106,9 @@ async def describe_tables(dsn: PostgresDsn) -> str:
 async def _connected(dsn: PostgresDsn) -> AsyncIterator[Any]:
     """A connection of one command; behind a pooler each transaction may be on another one of the server's."""
     try:
-        db = await connect(dsn, COMMAND_SECONDS)
+        db = await connect(dsn)
         try:
+            db.line.expect(COMMAND_SECONDS)
             check_server(db)
             yield db
             await db.close(timeout=CLOSE_SECONDS)

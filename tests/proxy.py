@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 REQUESTS, ANSWERS = "requests", "answers"
+TICK_SECONDS = 0.01
+BUFFER_BYTES = 4096
+"""What a slow line takes before it is sent on: more would look as if it had arrived."""
 
 
 class End(asyncio.Protocol):
@@ -22,6 +26,7 @@ class End(asyncio.Protocol):
         self.transport = None
         self.bytes = b""
         self.ended = self.passed_end = False
+        self._tick = self._sent_at = None
 
     def connection_made(self, transport):
         self.transport = transport
@@ -31,6 +36,8 @@ class End(asyncio.Protocol):
 
     def data_received(self, data):
         self.bytes += data
+        if self.line.proxy.rate is not None and len(self.bytes) > BUFFER_BYTES:
+            self.transport.pause_reading()
         self.line.watch(self)
         self.line.pass_on()
 
@@ -43,14 +50,38 @@ class End(asyncio.Protocol):
     def pass_on(self, other: End) -> None:
         if self.kind in self.line.held or other.transport is None or other.ended:
             return
-        if self.bytes:
+        if self.line.proxy.rate is not None:
+            self._trickle(other)
+        elif self.bytes:
             data, self.bytes = self.bytes, b""
             other.transport.write(data)
-        if self.ended and not self.passed_end:
+        if self.ended and not self.passed_end and not self.bytes:
             # The other side may have more to say, and its end is how a test knows that the server is through.
             self.passed_end = True
             with suppress(OSError):
                 other.transport.write_eof()
+
+    def _trickle(self, other: End) -> None:
+        if not self.bytes or self._tick is not None:
+            return
+        loop = asyncio.get_running_loop()
+        # A machine that is busy is no slower line.
+        elapsed = max(TICK_SECONDS, loop.time() - self._sent_at) if self._sent_at else TICK_SECONDS
+        some = int(self.line.proxy.rate * elapsed)
+        other.transport.write(self.bytes[:some])
+        self.bytes = self.bytes[some:]
+        self._sent_at = loop.time() if self.bytes else None
+        self._tick = loop.call_later(TICK_SECONDS, self._go_on)
+        if not self.ended:
+            (
+                self.transport.pause_reading
+                if len(self.bytes) > BUFFER_BYTES
+                else self.transport.resume_reading
+            )()
+
+    def _go_on(self) -> None:
+        self._tick = None
+        self.line.pass_on()
 
 
 class Line:
@@ -116,6 +147,7 @@ class Proxy:
 
     Args:
         dsn: The server's; `dsn` is the same by way of the proxy.
+        rate: How many bytes a second pass each way of a connection; None is without limit.
 
     Attributes:
         lines: The connections that were made.
@@ -123,8 +155,9 @@ class Proxy:
         refusing: New connections are accepted and cut.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, rate: float | None = None) -> None:
         parts = urlsplit(dsn)
+        self.rate = rate
         self._to = (parts.hostname, parts.port)
         self._parts = parts
         self.lines: list[Line] = []
@@ -133,7 +166,11 @@ class Proxy:
 
     async def __aenter__(self) -> Proxy:  # noqa: PYI034 - nobody derives from it
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, "127.0.0.1", 0)
+        listening = socket.socket()
+        if self.rate is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        listening.bind(("127.0.0.1", 0))
+        self._server = await loop.create_server(self._accept, sock=listening)
         self._connecting: set[asyncio.Task] = set()
         return self
 

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
-
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
-from async_task_state.deadline import Deadline
-from async_task_state.errors import AsyncTaskStateError, StoreError, StoreUnavailableError
+from async_task_state.errors import AsyncTaskStateError, StoreUnavailableError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
-from async_task_state.stores.postgres_connect import connect
-from async_task_state.stores.postgres_errors import TROUBLE, explained
-from async_task_state.stores.postgres_schema import prepare
+from async_task_state.stores.postgres_connection import SoleConnection
+from async_task_state.stores.postgres_entries import FIRST_BYTES, Entries
 from async_task_state.stores.postgres_sql import (
     BEGIN,
+    BEGIN_SNAPSHOT,
     LONGEST,
     ROWS_A_STATEMENT,
-    SESSION,
+    SLOWEST,
+    STATEMENT_BYTES,
     TOUCH_SECONDS,
     Rows,
     Statements,
@@ -48,10 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
-COMMAND_SECONDS: Final = 20.0
-"""How long the server may take to answer before the connection counts as lost."""
-IDLE_SECONDS: Final = 60.0
-CLOSE_SECONDS: Final = 2.0
 NOT_THERE: Final = -1
 """The epoch of a scope that there is none of."""
 
@@ -68,32 +63,35 @@ class PostgresStore:
         self._dsn = dsn
         self._default_retention = None if default_retention is None else min(default_retention, LONGEST)
         self._sql = Statements(dsn.schema)
-        self._turn = asyncio.Lock()
+        self._connection = SoleConnection(dsn)
         self._acquiring = asyncio.Lock()
-        self._db: Any = None
-        self._idle = Deadline(self._begin_to_close)
-        self._closing: asyncio.Task[None] | None = None
         # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
         self._doubtful: list[tuple[list[int], list[int]]] = []
         self._retry = 0
         # What need not be touched before this moment.
         self._touched: set[int] = set()
         self._touched_until = time.monotonic() + TOUCH_SECONDS
+        self._touched_over = 0
 
     async def acquire(self, scope: Scope, attempt: int | None, run: Run | None = None) -> Snapshot:
         """See `Store.acquire`."""
-        # One of them at a time waits for the connection, so that no commit waits for hundreds.
-        async with self._acquiring, self._use() as db:
-            lease = None
-            while lease is None:
+        async with self._use_in_line() as db:
+            taken = None
+            while taken is None:
                 held, *seen = await self._newest(db, scope)
                 admitted = admit(scope, attempt, run, held)
-                lease = await self._take(db, scope, admitted, seen)
+                taken = await self._take(db, scope, admitted, seen)
+            lease, version = taken
             self._touched.add(lease.scope_id)
+            entries = Entries()
             # A statement of its own, for one sees nothing that was committed while it waited for a lock.
             kept = held is not None and not admitted.fresh
-            entries = await self._all(db, self._sql.entries, lease.scope_id) if kept else []
-        return Snapshot(lease, dict(entries), admitted.run, admitted.fresh)
+            if kept:
+                await self._read_page(db, lease.scope_id, entries)
+        values = (
+            await self._read_on(lease, version, entries) if kept and not entries.are_all else entries.at()
+        )
+        return Snapshot(lease, values, admitted.run, admitted.fresh)
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`. A transaction has at most 1,000 rows, unless one batch has more."""
@@ -108,18 +106,25 @@ class PostgresStore:
     async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
         async with self._use() as db:
-            rows = await self._all(db, self._sql.read, *scope.row)
+            rows = await self._look(db, self._sql.read, *scope.row, FIRST_BYTES)
+            entries = _first_page(rows)
+            if not entries.are_all:
+                async with _transaction(db, BEGIN_SNAPSHOT):
+                    rows = await db.fetch(self._sql.read, *scope.row, FIRST_BYTES)
+                    entries = _first_page(rows)
+                    while not entries.are_all:
+                        await entries.read_page(db.fetch, self._sql.page, rows[0]["id"])
         if not rows:
             return None
-        *numbers, run, _, _ = rows[0]
-        return Snapshot(Lease(scope, *numbers), {row[5]: row[6] for row in rows if row[5] is not None}, run)
+        *numbers, run = rows[0][:5]
+        return Snapshot(Lease(scope, *numbers), entries.at(), run)
 
     async def scopes(
         self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
     ) -> list[ScopeInfo]:
         """See `Store.scopes`."""
         async with self._use() as db:
-            rows = await self._all(db, self._sql.scopes, dag_id, run_id, task_id, RESERVED_PREFIX)
+            rows = await self._look(db, self._sql.scopes, dag_id, run_id, task_id, RESERVED_PREFIX)
         return [ScopeInfo(scope_of(tuple(row[:5])), *row[5:]) for row in rows]
 
     async def write(
@@ -171,14 +176,29 @@ class PostgresStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        async with self._turn:
-            db, self._db = self._db, None
-            self._idle.stop()
-            if db is not None:
-                try:
-                    await db.close(timeout=CLOSE_SECONDS)
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError):
-                    db.terminate()
+        await self._connection.close()
+
+    async def _read_page(self, db: Any, scope_id: int, entries: Entries) -> None:
+        await entries.read_page(partial(self._look, db), self._sql.page, scope_id)
+
+    async def _read_on(self, lease: Lease, version: str, entries: Entries) -> dict[str, str]:
+        """Read what the first page of a scope left.
+
+        Others of this process have the connection between pages, so that what they save is not late. Whoever writes the
+        scope meanwhile has no lease for it, and changes the version of its row.
+        """
+        while not entries.are_all:
+            async with self._use_in_line() as db:
+                await self._read_page(db, lease.scope_id, entries)
+        async with self._use_in_line() as db:
+            rows = await self._look(db, self._sql.version, lease.scope_id)
+            if rows and rows[0][0] == version:
+                return entries.at(rows[0][1])
+            entries = Entries()
+            async with _transaction(db, BEGIN_SNAPSHOT):
+                while not entries.are_all:
+                    await entries.read_page(db.fetch, self._sql.page, lease.scope_id)
+            return entries.at()
 
     async def _save(self, db: Any, part: list[Batch]) -> list[Lease]:
         """Make a transaction of batches, without those that are fenced."""
@@ -212,7 +232,7 @@ class PostgresStore:
             fence = (ids[0], numbers[0], self._retry)
             row = (rows.keys[0], rows.values[0], rows.kept[0])
             held = bool(await self._all(db, self._sql.save_row, *fence, *row))
-        elif rows.are_upserts:
+        elif rows.are_upserts and not (self._dsn.pgbouncer and rows.size > STATEMENT_BYTES):
             own_ids = None if rows.ids == ids else array_of(rows.ids)
             leases = (array_of(ids), array_of(numbers), self._retry)
             [[held]] = await self._all(db, self._sql.save, *leases, own_ids, *rows.arguments())
@@ -237,9 +257,9 @@ class PostgresStore:
         """Change rows of scopes that this transaction has locked."""
         if rows.cleared:
             await db.execute(self._sql.clear, array_of(rows.cleared))
-        for start in range(0, len(rows.ids), ROWS_A_STATEMENT):
-            some = array_of(rows.ids[start : start + ROWS_A_STATEMENT])
-            await db.execute(self._sql.upsert, some, *rows.arguments(start))
+        await self._allow(db, max(map(len, rows.values), default=0))
+        for some in rows.pieces():
+            await db.execute(self._sql.upsert, array_of(rows.ids[some]), *rows.arguments(some))
         if rows.gone_ids:
             await db.execute(self._sql.delete, array_of(rows.gone_ids), *joined(rows.gone_keys))
 
@@ -259,7 +279,7 @@ class PostgresStore:
     async def _idle_scopes(self, now: float | None, retention: float | None, after: int) -> list[int]:
         """Some scopes of which something is due, above an id."""
         async with self._use() as db:
-            rows = await self._all(db, self._sql.idle, now, retention, after, MAX_TRIES, RESERVED_PREFIX)
+            rows = await self._look(db, self._sql.idle, now, retention, after, MAX_TRIES, RESERVED_PREFIX)
         return [row[0] for row in rows]
 
     async def _purge_idle(self, now: float | None, retention: float | None, ids: list[int]) -> int:
@@ -281,8 +301,10 @@ class PostgresStore:
         attempt, epoch, token, run = rows[0]
         return Held(attempt, run), epoch, token
 
-    async def _take(self, db: Any, scope: Scope, admitted: Admission, seen: Sequence[int]) -> Lease | None:
-        """Take the lease; None where another holder than the one that was `seen` has it."""
+    async def _take(
+        self, db: Any, scope: Scope, admitted: Admission, seen: Sequence[int]
+    ) -> tuple[Lease, str] | None:
+        """Take the lease, and the version of the row; None where another holder than the one that was `seen` has it."""
         wanted = (*scope.row, admitted.attempt, new_token(), admitted.run, *seen)
         if not admitted.fresh:
             rows = await self._all(db, self._sql.acquire, *wanted)
@@ -290,7 +312,10 @@ class PostgresStore:
             async with _transaction(db):
                 rows = await db.fetch(self._sql.acquire, *wanted)
                 await db.execute(self._sql.empty, array_of(row[0] for row in rows))
-        return Lease(scope, *rows[0]) if rows else None
+        if not rows:
+            return None
+        *numbers, version = rows[0]
+        return Lease(scope, *numbers), version
 
     async def _reset(self, db: Any, scope_id: int, run: str) -> int:
         """Delete every key of a scope that this transaction has locked, and fence its holder; how many keys there were."""
@@ -301,75 +326,66 @@ class PostgresStore:
         """Whether a scope's keys have these texts; this transaction has locked it then."""
         row = await db.fetchrow(self._sql.lock, *scope.row)
         # A statement of its own: it sees what was saved before the row was locked.
-        entries = [] if row is None else await db.fetch(self._sql.entries, row[0])
-        return expected.items() <= dict(entries).items()
+        stored = [] if row is None else await db.fetch(self._sql.values, row[0], *joined(list(expected)))
+        return expected.items() <= dict(stored).items()
 
     async def _all(self, db: Any, statement: str, *arguments: object) -> list[Any]:
         """The rows that a statement in a transaction of its own returns."""
+        if not self._dsn.pgbouncer:
+            return list(await db.fetch(statement, *arguments))
         # Behind a pooler it must be prepared and executed on one server connection.
-        async with _transaction(db) if self._dsn.pgbouncer else nullcontext():
-            rows: list[Any] = await db.fetch(statement, *arguments)
-        return rows
+        async with _transaction(db):
+            await self._allow(db, sum(len(text) for text in arguments if isinstance(text, str)))
+            return list(await db.fetch(statement, *arguments))
+
+    async def _look(self, db: Any, statement: str, *arguments: object) -> list[Any]:
+        """The same for a statement that only reads, and may return much."""
+        if not self._dsn.pgbouncer:
+            return list(await db.fetch(statement, *arguments))
+        async with _transaction(db, BEGIN_SNAPSHOT):
+            return list(await db.fetch(statement, *arguments))
+
+    async def _allow(self, db: Any, size: int) -> None:
+        """Let a transaction wait for a statement of so many bytes, which has to come over a slow line."""
+        if size > STATEMENT_BYTES:
+            seconds = size / SLOWEST
+            await db.execute(f"SET LOCAL idle_in_transaction_session_timeout = {seconds * 1000:.0f}")
 
     @asynccontextmanager
     async def _use(self) -> AsyncIterator[Any]:
-        """The connection, for one call at a time; after any trouble the next call gets a new one."""
-        async with self._turn:
-            self._idle.clear()
-            try:
-                if self._db is None or self._db.is_closed():
-                    self._db = await self._connect()
-                    # The database may have gone back to an earlier moment.
-                    self._touched.clear()
-                yield self._db
-            except AsyncTaskStateError as error:
-                if isinstance(error, StoreError):
-                    self._drop()
-                raise
-            except TROUBLE as error:
-                self._drop()
-                raise explained(error, self._dsn.schema) from error
-            except BaseException:
-                # Cancelled: the server may be busy with it yet.
-                self._drop()
-                raise
-            finally:
-                if self._db is not None:
-                    self._idle.set(time.monotonic() + IDLE_SECONDS)
+        """The connection, for one call at a time."""
+        async with self._connection.use() as db:
+            if self._connection.number != self._touched_over:
+                # The database may have gone back to an earlier moment.
+                self._touched.clear()
+                self._touched_over = self._connection.number
+            yield db
 
-    async def _connect(self) -> Any:
-        db = None
-        try:
-            db = await connect(self._dsn, COMMAND_SECONDS)
-            if not self._dsn.pgbouncer:
-                await db.execute(SESSION)
-            await prepare(db, self._dsn.schema)
-        except BaseException as error:
-            if db is not None:
-                db.terminate()
-            if isinstance(error, AsyncTaskStateError) or not isinstance(error, TROUBLE):
-                raise
-            trouble = explained(error, self._dsn.schema)
-        else:
-            return db
-        # Not from within: the driver's own frames hold the password.
-        raise trouble
-
-    def _drop(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.terminate()
-
-    def _begin_to_close(self) -> None:
-        self._closing = asyncio.get_running_loop().create_task(self.close())
+    @asynccontextmanager
+    async def _use_in_line(self) -> AsyncIterator[Any]:
+        """The same for an opening: one of them at a time waits, so that no commit waits for hundreds."""
+        async with self._acquiring, self._use() as db:
+            yield db
 
 
 @asynccontextmanager
-async def _transaction(db: Any) -> AsyncIterator[None]:
-    """A transaction; where its body raises, the connection is dropped, and so the transaction is rolled back."""
-    await db.execute(BEGIN)
-    yield
+async def _transaction(db: Any, begin: str | None = None) -> AsyncIterator[None]:
+    """A transaction; where the driver raises, the connection is dropped, and so the transaction is rolled back."""
+    await db.execute(begin or BEGIN)
+    try:
+        yield
+    except AsyncTaskStateError:
+        # What is refused leaves the connection as it was.
+        await db.execute("ROLLBACK")
+        raise
     await db.execute("COMMIT")
+
+
+def _first_page(rows: Sequence[Any]) -> Entries:
+    """The entries of the rows of a scope, of which there is one without an entry where it has none."""
+    entries = Entries()
+    entries.add([row[5:] for row in rows if row["key"] is not None])
+    return entries
 
 
 def _count(status: str) -> int:

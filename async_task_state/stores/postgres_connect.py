@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
+
+from async_task_state.stores.postgres_line import Connection
 
 if TYPE_CHECKING:
     from async_task_state.stores.postgres_dsn import PostgresDsn
@@ -22,12 +24,11 @@ NOT_THIS_ONE: Final = (
 """What is raised where a host is gone, does not answer, is none of those asked for, or has not started yet."""
 
 
-async def connect(dsn: PostgresDsn, command_timeout: float) -> Any:
+async def connect(dsn: PostgresDsn) -> Connection:
     """A connection to the first host that will do, each asked for `connect_timeout` seconds, as libpq does.
 
     Args:
         dsn: Where it is.
-        command_timeout: Seconds that the server may take for one statement.
 
     Raises:
         Exception: What asyncpg raises of the last host.
@@ -35,7 +36,12 @@ async def connect(dsn: PostgresDsn, command_timeout: float) -> Any:
     *others, last = dsn.each_host()
     for number, host in enumerate(others, 1):
         try:
-            return await asyncpg.connect(**host.arguments(), command_timeout=command_timeout)
+            return await _connect(host)
         except NOT_THIS_ONE as error:
             log.info("host %d of the dsn is passed over: %s", number, str(error) or type(error).__name__)
-    return await asyncpg.connect(**last.arguments(), command_timeout=command_timeout)
+    return await _connect(last)
+
+
+async def _connect(host: PostgresDsn) -> Connection:
+    db: Connection = await asyncpg.connect(**host.arguments(), connection_class=Connection)
+    return db

@@ -43,6 +43,9 @@ def explained(error: Exception, schema: str) -> AsyncTaskStateError:
         error: What was raised.
         schema: The schema of the tables, for the statement that helps.
     """
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(error.__cause__, TROUBLE):
+        # Why it does not: what the server said last, or what the network did.
+        return explained(error.__cause__, schema)
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, schema)
     return _of_client(error)

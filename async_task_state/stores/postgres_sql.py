@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from async_task_state.codec import KILL_PREFIX
+from async_task_state.stores.postgres_entries import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEGIN",
+    "BEGIN_SNAPSHOT",
     "LONGEST",
     "ROWS_A_STATEMENT",
     "SESSION",
+    "SLOWEST",
+    "STATEMENT_BYTES",
     "TOUCH_SECONDS",
     "Rows",
     "Statements",
@@ -47,6 +51,13 @@ _LIMITS: Final = (
 )
 SESSION: Final = _LIMITS.format("SESSION", "false")
 BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS.format('LOCAL', 'true')}"
+BEGIN_SNAPSHOT: Final = BEGIN.replace("READ COMMITTED", "REPEATABLE READ READ ONLY").replace("10000", "60000")
+"""To read, as of one moment. It holds nobody up, and is idle for as long as it takes until what was read has arrived."""
+
+STATEMENT_BYTES: Final = 250_000
+"""What a statement in a transaction may have: over a slow line the server is idle in the transaction until all has come."""
+SLOWEST: Final = 25_000
+"""Bytes a second, of a line over which a value that is larger than that is still waited for."""
 
 FOREVER: Final = float("inf")
 WITH_ITS_STATE: Final = -1.0
@@ -173,16 +184,22 @@ class Statements:
         self.acquire = sql(
             _MAKE.format("$6, 1, $7, $8")
             + ", attempt = $6, epoch = s.epoch + 1, token = excluded.token, run = excluded.run, retry = 0"
-            f" WHERE s.epoch = $9 AND s.token = $10 RETURNING {_NUMBERS}"
+            f" WHERE s.epoch = $9 AND s.token = $10 RETURNING {_NUMBERS}, xmin::text"
         )
         self.make = sql(_MAKE.format("1, 0, $6, $7") + f" RETURNING {_NUMBERS}, run")
         self.newest = sql(f"SELECT attempt, epoch, token, run FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
-        self.entries = sql(
-            f"SELECT key, value FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE} ORDER BY key"
-        )
+        self.page = sql(page("$1", "$2", "$3"))
         self.read = sql(
-            f"SELECT {_NUMBERS}, run, key, value FROM {{schema}}.scope"
-            f" LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE} WHERE {_SCOPE_KEY} ORDER BY key"
+            f"SELECT {_NUMBERS}, run, key, value, expires, found FROM {{schema}}.scope"
+            f" LEFT JOIN LATERAL ({page('scope.id', chr(39) * 2, '$6')}) AS first_page ON true"
+            f" WHERE {_SCOPE_KEY} ORDER BY key"
+        )
+        self.values = sql(
+            "SELECT key, value FROM {schema}.entry WHERE scope_id = $1 AND key = ANY(string_to_array($2, $3))"
+            f" AND {_LIVE}"
+        )
+        self.version = sql(
+            "SELECT xmin::text, extract(epoch FROM now())::float8 FROM {schema}.scope WHERE id = $1"
         )
         self.scopes = sql(
             "SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch,"
@@ -290,9 +307,25 @@ class Rows:
         """Whether there is one row to upsert, and nothing else to do."""
         return len(self.ids) == 1 and self.are_upserts
 
-    def arguments(self, start: int = 0) -> tuple[str, str, float, str, str]:
-        """What the upsert of 1,000 rows takes, after the ids: no other retentions where all are alike."""
-        some = slice(start, start + ROWS_A_STATEMENT)
+    @property
+    def size(self) -> int:
+        """How many bytes the values have."""
+        return sum(map(len, self.values))
+
+    def pieces(self) -> Iterator[slice]:
+        """What goes into a statement each, where there is a transaction around them."""
+        start = size = 0
+        for number, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            more = len(key) + len(value)
+            if number > start and (size + more > STATEMENT_BYTES or number - start == ROWS_A_STATEMENT):
+                yield slice(start, number)
+                start, size = number, 0
+            size += more
+        if self.keys:
+            yield slice(start, len(self.keys))
+
+    def arguments(self, some: slice = slice(None)) -> tuple[str, str, float, str, str]:
+        """What the upsert of rows takes, after the ids: no other retentions where all are alike."""
         kept = self.kept[some]
         alike = len(set(kept)) <= 1
         keys, values, mark = joined(self.keys[some], self.values[some])

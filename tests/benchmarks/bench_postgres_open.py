@@ -79,7 +79,7 @@ class Meter:
         self.statements = 0
         self._commit = store.commit
         store.commit = self.commit
-        store._db.add_query_logger(self.count)
+        store._connection.db.add_query_logger(self.count)
 
     def track(self, state: TaskState) -> Track:
         return self.tracks.setdefault(state._pending.lease.scope_id, Track())

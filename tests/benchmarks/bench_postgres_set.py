@@ -17,6 +17,7 @@ from bench_postgres import BARE_CONFLICT, BARE_TABLE, NOTE, check_settings, serv
 from bench_set import STATES, rate_at_once, set_rate, sets_rate
 
 from async_task_state.lifetime import shutdown, writer_for
+from async_task_state.stores.postgres_sql import WITH_ITS_STATE, lease_number
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -70,11 +71,11 @@ async def statement_rate(state: TaskState, calls: int) -> float:
     loop = asyncio.get_running_loop()
     async with state:
         writer, lease = writer_for(state._store, state._settings), state._pending.lease
-        await writer.call(check_settings, writer.store._db.fetchval)
-        statement = await writer.call(writer.store._db.prepare, writer.store._sql.save_row)
+        await writer.call(check_settings, writer.store._connection.db.fetchval)
+        statement = await writer.call(writer.store._connection.db.prepare, writer.store._sql.save_row)
 
         async def save(value: str, saved: asyncio.Future[int]) -> None:
-            rows = await statement.fetch(lease.scope_id, lease.attempt, lease.epoch, 0, "n", value, None)
+            rows = await statement.fetch(lease.scope_id, lease_number(lease), 0, "n", value, WITH_ITS_STATE)
             loop.call_soon_threadsafe(saved.set_result, len(rows))
 
         started = time.perf_counter()

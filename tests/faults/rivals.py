@@ -62,7 +62,7 @@ class Rival:
 
     @property
     def pid(self) -> int | None:
-        db = self.store._db
+        db = self.store._connection.db
         return None if db is None or db.is_closed() else db.get_server_pid()
 
     def begin(self, call: Call, method, *arguments) -> None:

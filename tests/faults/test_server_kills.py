@@ -15,8 +15,7 @@ import pytest
 
 from async_task_state import Settings, StoreUnavailableError, TaskScope, TaskState
 from async_task_state.sandbox_postgres import PostgresServer
-from async_task_state.stores import Batch, open_store
-from async_task_state.stores import postgres as postgres_store
+from async_task_state.stores import Batch, open_store, postgres_connection
 from async_task_state.stores.postgres import PostgresStore
 from async_task_state.stores.postgres_dsn import PostgresDsn
 
@@ -187,7 +186,7 @@ async def backend_of(server):
 
 @pytest.mark.asyncio
 async def test_g1_what_a_frozen_connection_does_when_it_goes_on_undoes_nothing(server, scope, monkeypatch):
-    monkeypatch.setattr(postgres_store, "COMMAND_SECONDS", 0.3)
+    monkeypatch.setattr(postgres_connection, "COMMAND_SECONDS", 0.3)
     settings = Settings(dsn=server.dsn())
     async with TaskState(scope, store=settings.dsn, settings=settings) as state:
         await state.set("a", 0)
@@ -212,7 +211,7 @@ async def test_g5_what_a_server_says_before_it_hangs_up_is_an_outage_that_the_ne
     try:
         batch = Batch((await store.acquire(scope, 1)).lease, {"a": ("1", None)})
         # Between two calls, and the end of the connection is not there yet.
-        store._db._protocol.data_received(b"E" + (len(said) + 4).to_bytes(4, "big") + said)
+        store._connection.db._protocol.data_received(b"E" + (len(said) + 4).to_bytes(4, "big") + said)
         with pytest.raises(StoreUnavailableError):
             await store.commit([batch])
         assert not await store.commit([batch])

@@ -96,7 +96,7 @@ class OldPostgresStore:
 
     async def connection(self):
         if self.db is None:
-            self.db = await connect(self.dsn, 20)
+            self.db = await connect(self.dsn)
         return self.db
 
     async def acquire(self, scope, attempt, run=None):

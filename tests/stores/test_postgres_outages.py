@@ -16,7 +16,7 @@ from proxy import ANSWERS, REQUESTS, Proxy
 from async_task_state import Settings, StoreUnavailableError, TaskScope, TaskState, writer
 from async_task_state.lifetime import writer_for
 from async_task_state.sandbox_postgres import PostgresServer
-from async_task_state.stores import postgres as postgres_store
+from async_task_state.stores import postgres_connection
 
 pytestmark = pytest.mark.asyncio
 
@@ -100,7 +100,7 @@ async def test_g5_nobody_notices_a_backend_that_was_terminated(postgres, dsn):
             await state.set("n", number)
             await db.execute(END)
             if number % 2:
-                await until(writer_of(dsn).store._db.is_closed)
+                await until(writer_of(dsn).store._connection.db.is_closed)
     assert await saved(dsn) == {"n": 4}
 
 
@@ -216,7 +216,7 @@ def ports_of(hosts):
 
 
 async def test_g5_callers_wait_for_a_server_that_does_not_answer(dsn, monkeypatch, caplog):
-    monkeypatch.setattr(postgres_store, "COMMAND_SECONDS", 0.1)
+    monkeypatch.setattr(postgres_connection, "COMMAND_SECONDS", 0.1)
     async with Proxy(f"{dsn}&connect_timeout=0.1") as proxy, patient(proxy.dsn) as state:
         await state.set("n", 1)
         proxy.silent = True
@@ -269,7 +269,7 @@ async def test_g5_the_server_is_asked_less_and_less_often(dsn, monkeypatch):
 async def test_an_idle_connection_is_closed_and_opened_again_without_anyone_noticing(
     postgres, dsn, monkeypatch
 ):
-    monkeypatch.setattr(postgres_store, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(postgres_connection, "IDLE_SECONDS", 0.05)
     async with control(postgres) as db, patient(dsn) as state:
         for number in range(3):
             await state.set("n", number)

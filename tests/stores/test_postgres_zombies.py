@@ -12,6 +12,7 @@ from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError, StoreUnavailableError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import postgres as postgres_store
+from async_task_state.stores import postgres_connection
 from async_task_state.stores.postgres_sql import BEGIN, Statements, array_of, lease_number
 
 pytestmark = pytest.mark.asyncio
@@ -266,13 +267,13 @@ async def test_purge_takes_any_retention(dsn):
 
 
 async def test_a_connection_is_closed_when_idle_whatever_came_of_the_last_call(dsn, monkeypatch):
-    monkeypatch.setattr(postgres_store, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(postgres_connection, "IDLE_SECONDS", 0.01)
     async with opened(dsn) as store:
         await store.acquire(SCOPE, 2)
         with pytest.raises(StaleAttemptError):
             await store.acquire(SCOPE, 1)
 
-        await until(lambda: store._db is None)
+        await until(lambda: store._connection.db is None)
         await store.acquire(SCOPE, 2)
 
 
@@ -280,8 +281,8 @@ async def test_a_connection_is_closed_when_idle_whatever_came_of_the_last_call(d
 async def test_who_waits_for_a_lock_in_vain_leaves_nobody_waiting_on_the_server(
     postgres, monkeypatch, pooled
 ):
-    for name in ("BEGIN", "SESSION"):
-        monkeypatch.setattr(postgres_store, name, getattr(postgres_store, name).replace("15000", "100"))
+    for module, name in ((postgres_store, "BEGIN"), (postgres_connection, "SESSION")):
+        monkeypatch.setattr(module, name, getattr(module, name).replace("15000", "100"))
     dsn = postgres.dsn(pgbouncer=pooled, application_name="waiting")
     async with control(postgres) as db, control(postgres) as locker, opened(dsn) as store:
         lease = await hold(store, SCOPE, a="0")
