@@ -10,13 +10,13 @@ loop blocks for `PAUSE_SECONDS`, in which the writer gets the lock. A loop that 
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from anyio.lowlevel import current_token
 
+from async_task_state.alarms import despite_alarms
 from async_task_state.deadline import NEVER
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ __all__ = ["Watched", "watch"]
 PATIENCE_SECONDS: Final = 0.005
 PAUSE_SECONDS: Final = 0.00002
 """The system adds some 50 us: 1 to 2 % of the time of a loop whose writer is stuck."""
-RING_AGAIN_SECONDS: Final = 0.001
 
 
 class Watched(Protocol):
@@ -73,9 +72,7 @@ class _Watcher:
         self.writers: dict[Watched, int] = {}
         self.next_look = NEVER
         self._set_timer: Callable[[float], None] = (
-            _AsyncioTimer(loop, self._look_safely)
-            if hasattr(loop, "call_later")
-            else _TrioTimer(self._look_safely)
+            _AsyncioTimer(loop, self._look) if hasattr(loop, "call_later") else _TrioTimer(self._look)
         ).set
 
     def add(self, writer: Watched, moment: float) -> None:
@@ -89,19 +86,7 @@ class _Watcher:
             self._set_timer(moment)
             self.next_look = moment
 
-    def _look_safely(self) -> None:
-        try:
-            self._look()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            # What the handler of an alarm raises here, as of an execution_timeout, the loop would swallow.
-            if threading.current_thread() is not threading.main_thread() or not callable(
-                signal.getsignal(signal.SIGALRM)
-            ):
-                raise
-            signal.setitimer(signal.ITIMER_REAL, RING_AGAIN_SECONDS)
-
+    @despite_alarms
     def _look(self) -> None:
         now = time.monotonic()
         self.next_look = soonest = NEVER

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio.lowlevel import checkpoint, current_token
 
+from async_task_state.alarms import despite_alarms
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -97,6 +99,7 @@ def wake(waiters: Iterable[Waiter]) -> None:
             post(_wake_all, group)
 
 
+@despite_alarms
 def _wake_all(waiters: list[Waiter]) -> None:
     for waiter in waiters:
         waiter.wake()
