@@ -25,7 +25,7 @@ from async_task_state.errors import (
     WorkFailedError,
     WriterEndedError,
 )
-from async_task_state.results import Stats
+from async_task_state.results import Failure, Stats, WorkCounts, WorkSummary
 from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.settings import NEVER_EXPIRE, Settings
 from async_task_state.state import AssetState, TaskState, asset_state, task_state
@@ -37,7 +37,7 @@ from async_task_state.sync import (
     task_state_sync,
 )
 from async_task_state.upkeep import purge, purge_sync
-from async_task_state.work import Failure, WorkCounts, WorkSet, WorkSummary
+from async_task_state.work import WorkSet
 
 __all__ = [
     "NEVER_EXPIRE",

@@ -19,11 +19,11 @@ from uuid import uuid4
 import anyio
 from anyio import to_thread
 
+from async_task_state.digests import DIGEST_BYTES, SEGMENT_ITEMS, each_of
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.listing import Lookout
 from async_task_state.settings import check_seconds, is_number
 from async_task_state.sources import check_source
-from async_task_state.work import DIGEST_BYTES, SEGMENT_ITEMS, each_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence

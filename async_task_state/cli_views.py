@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.digests import work_records
 from async_task_state.scopes import AssetScope, TaskScope
-from async_task_state.work import work_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from async_task_state.cli_check import Check
+    from async_task_state.results import Failure
     from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Snapshot
-    from async_task_state.work import Failure
 
 __all__ = [
     "Screen",

@@ -29,8 +29,8 @@ from async_task_state.cli_views import (
     user_values,
     values_view,
 )
+from async_task_state.digests import work_records
 from async_task_state.errors import StoreUnavailableError
-from async_task_state.work import work_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from async_task_state.cli_views import Screen
+    from async_task_state.digests import WorkRecord
+    from async_task_state.results import Failure
     from async_task_state.scopes import Scope
     from async_task_state.stores import Snapshot, Store
-    from async_task_state.work import Failure, WorkRecord
 
 __all__ = ["WatchView", "follow", "writing"]
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from async_task_state.cli_views import Screen, user_values
 from async_task_state.demo_report import Findings, Stage, findings_table
 from async_task_state.demo_work import count_ran, read_journal
+from async_task_state.digests import work_records
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.lifetime import lent_store
 from async_task_state.processes import uninterrupted, unwinding
@@ -27,7 +28,6 @@ from async_task_state.sandbox import Sandbox, SandboxError
 from async_task_state.sandbox_postgres import PostgresServer
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import DEFAULTS
-from async_task_state.work import work_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

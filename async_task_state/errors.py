@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from async_task_state.work import WorkSummary
+    from async_task_state.results import WorkSummary
 
 __all__ = [
     "AsyncTaskStateError",

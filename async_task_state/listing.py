@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
 
+from async_task_state.digests import digest_of
 from async_task_state.errors import SourceNotAllowedError
 from async_task_state.places import open_place
 from async_task_state.sources import found, modified_of
-from async_task_state.work import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 import anyio.to_thread
 
+from async_task_state.digests import digest_of
 from async_task_state.errors import (
     InvalidArgumentError,
     StaleWriterError,
@@ -21,8 +22,8 @@ from async_task_state.errors import (
     StoreUnavailableError,
     WorkFailedError,
 )
+from async_task_state.results import Failure, WorkSummary
 from async_task_state.settings import check_count
-from async_task_state.work import SHOWN_FAILURES, Failure, WorkSummary, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -35,6 +36,7 @@ Take: TypeAlias = "Callable[[], Awaitable[Any]]"
 Call: TypeAlias = "Callable[[Any], Awaitable[Any]]"
 
 _END: Final = object()
+SHOWN_FAILURES: Final = 10
 COUNTS_CANCELLATIONS: Final = sys.version_info >= (3, 11)
 """Whether a task knows that it is being cancelled. If not, who awaits what was cancelled ends the run, as cancelled."""
 _STATE_LOST: Final = (StaleWriterError, StateNotOpenError, StoreUnavailableError)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
-    from async_task_state.results import Stats
+    from async_task_state.results import Failure, Stats, WorkCounts, WorkSummary
     from async_task_state.scopes import AssetScope, TaskScope
     from async_task_state.state import OnClear
     from async_task_state.stores import Store
-    from async_task_state.work import Failure, WorkCounts, WorkSet, WorkSummary
+    from async_task_state.work import WorkSet
 
 __all__ = [
     "SyncAssetState",

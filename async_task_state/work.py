@@ -1,20 +1,28 @@
 """Which items of a collection are done: a set that grows by a few bytes an item and is never rewritten.
 
-An item is known by the 12-byte BLAKE2b digest of its key. Digests are appended to a tail of 256; the tail is an
-ordinary key, encoded when a batch leaves; a full one is sealed, never to be written again. So N items are N/256 keys,
-a flush writes at most one tail, and a store needs to know nothing of it. 96 bits make two of a million items collide
-once in 10^17 sets.
+Digests of items are appended to a tail of 256; the tail is an ordinary key, encoded when a batch leaves; a full one is
+sealed, never to be written again. So N items are N/256 keys, a flush writes at most one tail, and a store needs to know
+nothing of it.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes
-from async_task_state.errors import InvalidItemError, InvalidKeyError, StoreError
+from async_task_state.codec import check_key, decode, encode, encode_changes
+from async_task_state.digests import (
+    DIGEST_BYTES,
+    FAILURES,
+    SEGMENT_ITEMS,
+    SEGMENTS,
+    digest_of,
+    digests_in,
+    each_of,
+    encode_digests,
+)
+from async_task_state.errors import InvalidKeyError
+from async_task_state.results import Failure, WorkCounts, WorkSummary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -23,85 +31,12 @@ if TYPE_CHECKING:
     from async_task_state.pending import Pending
     from async_task_state.stores import Change
 
-__all__ = ["Failure", "WorkCounts", "WorkSet", "WorkSummary"]
+__all__ = ["WorkSet"]
 
 T = TypeVar("T")
 
-DIGEST_BYTES: Final = 12
-SEGMENT_ITEMS: Final = 256
-CODEC: Final = b"\x01"
-"""The first byte of every segment: which encoding the rest is in."""
-# Of one length.
-SEGMENTS: Final = f"{RESERVED_PREFIX}work:"
-FAILURES: Final = f"{RESERVED_PREFIX}fail:"
 MAX_NAME_CHARS: Final = 200
 MAX_ERROR_CHARS: Final = 1000
-SHOWN_FAILURES: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An item that failed.
-
-    Attributes:
-        item: Its key.
-        error: The error's type and message, at most 1,000 characters.
-        tries: How often it was tried, over all attempts of the task.
-        attempt: The last attempt of the task that tried it.
-        attempt_tries: How often that one did.
-    """
-
-    item: str
-    error: str
-    tries: int = 1
-    attempt: int = 0
-    attempt_tries: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class WorkCounts:
-    """How many items are done, and how many are recorded as failed and not done since."""
-
-    done: int
-    failed: int
-
-
-@dataclass(slots=True)
-class WorkRecord:
-    """What a scope's entries hold of one work set: how many items are done, and which failed."""
-
-    done: int = 0
-    failures: list[Failure] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkSummary:
-    """What one call of `WorkSet.process` did.
-
-    Attributes:
-        done: Items finished by this call.
-        skipped: Items that were done before.
-        failed: Items that failed, by this call or so that this attempt did not try them again.
-        failures: The first ten of them.
-        elapsed: Seconds it took.
-    """
-
-    done: int
-    skipped: int
-    failed: int
-    failures: tuple[Failure, ...]
-    elapsed: float
-
-    def as_event(self) -> dict[str, Any]:
-        """A payload for a `TriggerEvent`: counts, the first failures by name and error, seconds."""
-        return {
-            "status": "failed" if self.failed else "success",
-            "done": self.done,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "failures": [{"item": failure.item, "error": failure.error} for failure in self.failures],
-            "elapsed": round(self.elapsed, 3),
-        }
 
 
 class WorkSet:
@@ -346,63 +281,3 @@ class WorkSet:
 
     def _encode_tail(self) -> str:
         return encode_digests(self._tail)
-
-
-def work_records(entries: Mapping[str, str]) -> dict[str, WorkRecord]:
-    """Every work set in a scope's entries, by name, for those who only look: no lease, no sets of digests.
-
-    Raises:
-        StoreError: A newer version wrote one of them.
-    """
-    records: dict[str, WorkRecord] = {}
-    for key, text in sorted(entries.items()):
-        if not key.startswith((SEGMENTS, FAILURES)):
-            continue
-        name = key[len(SEGMENTS) :].rpartition(":")[0]
-        record = records.setdefault(name, WorkRecord())
-        if key.startswith(SEGMENTS):
-            record.done += len(digests_in(text, name)) // DIGEST_BYTES
-        else:
-            record.failures.append(Failure(**decode(text)))
-    return records
-
-
-def encode_digests(digests: bytearray) -> str:
-    """The text of a segment."""
-    return f'"{b64encode(CODEC + digests).decode()}"'
-
-
-def digests_in(text: str, name: str) -> bytes:
-    """The digests of one segment of a work set, joined.
-
-    Raises:
-        StoreError: A newer version wrote it.
-    """
-    segment = b64decode(decode(text))
-    if segment[:1] != CODEC:
-        raise StoreError(f"work set {name!r} was written by a newer version: upgrade async-task-state")
-    return segment[1:]
-
-
-def each_of(digests: bytes) -> list[bytes]:
-    """Digests that are joined, one by one."""
-    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
-
-
-def digest_of(item: Any, key: Callable[[Any], object] = str) -> bytes:
-    """The digest of an item's key.
-
-    Raises:
-        InvalidItemError: The key is not a string, or says where an object is in memory and not which it is.
-    """
-    text = key(item)
-    if not isinstance(text, str):
-        raise InvalidItemError(
-            f"the key of a work item must be a string, not {type(text).__name__}: {text!r}"
-        )
-    kind, plain = type(item), cast("Any", object)
-    if key is str and (kind.__str__, kind.__repr__) == (plain.__str__, plain.__repr__):
-        raise InvalidItemError(
-            f"a {type(item).__name__} has no string form that stays the same: give key= to name items"
-        )
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()

@@ -12,13 +12,13 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from async_task_state.arrivals import Watch
 from async_task_state.compat import CONFIRMS_EVENTS, NAMES_WATCHED_ASSETS, watched_assets
+from async_task_state.digests import digest_of
 from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
 from async_task_state.places import check_before_sending
 from async_task_state.scopes import AssetScope
 from async_task_state.sources import plain_source
 from async_task_state.state import AssetState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW_DSN
-from async_task_state.work import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence

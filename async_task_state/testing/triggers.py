@@ -15,14 +15,15 @@ from airflow.models.trigger import Trigger
 
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX, decode
 from async_task_state.connections import writer_of
+from async_task_state.digests import work_records
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
+from async_task_state.results import WorkCounts
 from async_task_state.scopes import RunningTask, TaskScope
 from async_task_state.settings import load_settings
 from async_task_state.stores.memory import MemoryStore
 from async_task_state.sync import SyncTaskState
 from async_task_state.testing.runs import run_made
 from async_task_state.waiting import turn_at_each_call
-from async_task_state.work import WorkCounts, work_records
 from async_task_state.writer import Writer
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from async_task_state import Settings, StaleWriterError, TaskScope, TaskState
-from async_task_state.work import digest_of
+from async_task_state.digests import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ import pytest
 from killing import MARGIN, PATIENCE, Left, check, spawned, take_over
 
 from async_task_state import TaskState
-from async_task_state.work import digest_of
+from async_task_state.digests import digest_of
 
 RECORDED = Left({"a": 2, "b": 2}, {digest_of(1)})
 LONG = 3600

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from async_task_state.arrivals import FORGET_SECONDS, Arrivals
+from async_task_state.digests import DIGEST_BYTES, SEGMENT_ITEMS, digest_of
 from async_task_state.listing import Version
-from async_task_state.work import DIGEST_BYTES, SEGMENT_ITEMS, digest_of
 
 SETTLE = 10.0
 

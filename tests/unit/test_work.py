@@ -20,7 +20,7 @@ from async_task_state import (
     WorkCounts,
 )
 from async_task_state.codec import RESERVED_PREFIX
-from async_task_state.work import SEGMENT_ITEMS
+from async_task_state.digests import SEGMENT_ITEMS
 
 pytestmark = pytest.mark.anyio
 

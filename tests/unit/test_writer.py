@@ -13,8 +13,8 @@ from faulty import until
 
 from async_task_state import Settings, TaskScope
 from async_task_state import writer as writer_module
+from async_task_state.digests import DIGEST_BYTES, SEGMENTS, digest_of, digests_in
 from async_task_state.pending import CAP_BYTES, MAX_BYTES, MAX_ROWS
-from async_task_state.work import DIGEST_BYTES, SEGMENTS, digest_of, digests_in
 
 pytestmark = pytest.mark.anyio
 
