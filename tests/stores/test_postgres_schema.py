@@ -312,6 +312,31 @@ def test_the_script_and_a_first_use_make_the_same_of_whatever_is_there(
     assert "entry_expires_at" in options
 
 
+def test_g4_a_lease_does_not_count_for_another_scope_that_got_its_id(dsn, execute):
+    """As after a failover to a standby that lags: the sequence goes on from where it was there."""
+    other = TaskScope("dag", "run", "other")
+
+    async def play(store):
+        lease = await taken(store)
+        batches = [
+            Batch(lease),
+            Batch(lease, {"a": ("1", None)}),
+            Batch(lease, {"a": ("1", None), "b": ("2", None)}),
+            Batch(lease, {"a": (None, None)}, cleared=True),
+        ]
+        schema = schema_of(dsn)
+        sequence = f"pg_get_serial_sequence('{schema}.scope', 'id')"
+        back = f'DELETE FROM "{schema}".scope; SELECT setval({sequence}, {lease.scope_id}, false)'
+        await asyncio.to_thread(execute, back)
+        held = await store.acquire(other, 1)
+        assert replace(held.lease, scope=lease.scope, token=lease.token) == lease, "no id came again"
+        for batch in batches:
+            assert await store.commit([batch]) == [lease]
+        assert await store.read(other) == held
+
+    using(dsn, play)
+
+
 def test_g4_a_lease_of_tables_that_were_dropped_never_counts_for_those_in_their_place(dsn, execute):
     async def play(old):
         lease = await taken(old)

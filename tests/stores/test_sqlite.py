@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sqlite3
 import subprocess
@@ -279,6 +280,25 @@ def test_g4_a_replaced_file_is_noticed(path, tmp_path):
         assert (await store.read(SCOPE)).entries == {"a": "1"}
 
     using(path, replace)
+
+
+def test_g4_a_lease_does_not_count_for_another_scope_that_got_its_id(path):
+    """As after a backup was put back: ids go on from where they were then."""
+    scope = TaskScope("dag", "run", "other")
+
+    async def play(store):
+        old = await one_key(store)
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("DELETE FROM scope")
+            db.execute("DELETE FROM entry")
+            db.execute("UPDATE sqlite_sequence SET seq = seq - 1")
+        held = await store.acquire(scope, 1)
+        assert dataclasses.replace(held.lease, scope=SCOPE, token=old.token) == old, "no id came again"
+        for changes in ({}, {"a": ("2", None)}, {"a": (None, None)}):
+            assert list(await store.commit([Batch(old, changes)])) == [old]
+        assert await store.read(scope) == held
+
+    using(path, play)
 
 
 def test_a_database_made_meanwhile_is_ours(path):
