@@ -14,7 +14,7 @@ __all__ = ["despite_alarms"]
 
 P = ParamSpec("P")
 
-AGAIN_SECONDS: Final = 0.001
+AGAIN_SECONDS: Final = 0.01
 
 
 def despite_alarms(call: Callable[P, None]) -> Callable[P, None]:
@@ -25,17 +25,21 @@ def despite_alarms(call: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(call)
     def call_whole(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            call(*args, **kwargs)
-        except (KeyboardInterrupt, SystemExit):
-            # These the loop raises itself.
-            raise
-        except BaseException:
-            if not _may_be_an_alarm():
+        alarmed = False
+        while True:
+            try:
+                call(*args, **kwargs)
+                break
+            except (KeyboardInterrupt, SystemExit):
+                # These the loop raises itself.
                 raise
+            except BaseException:
+                if not _may_be_an_alarm():
+                    raise
+                alarmed = True
+        if alarmed:
             _, interval = signal.getitimer(signal.ITIMER_REAL)
             signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, interval)
-            call(*args, **kwargs)
 
     return call_whole
 
