@@ -20,6 +20,7 @@ from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.postgres_connection import SoleConnection
 from async_task_state.stores.postgres_entries import FIRST_BYTES, Entries
+from async_task_state.stores.postgres_schema import MIGRATIONS
 from async_task_state.stores.postgres_sql import (
     BEGIN,
     BEGIN_SNAPSHOT,
@@ -62,7 +63,7 @@ class PostgresStore:
     def __init__(self, dsn: PostgresDsn, *, default_retention: float | None = None) -> None:
         self._dsn = dsn
         self._default_retention = None if default_retention is None else min(default_retention, LONGEST)
-        self._sql = Statements(dsn.schema)
+        self._sql = Statements(dsn.schema, len(MIGRATIONS))
         self._connection = SoleConnection(dsn)
         self._acquiring = asyncio.Lock()
         # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
@@ -145,7 +146,9 @@ class PostgresStore:
             if expected and not await self._has(db, scope, expected):
                 return False
             new = admit_write(scope, run, None)
-            *numbers, left_by = await db.fetchrow(self._sql.make, *scope.row, new_token(), new.run)
+            made = await db.fetchrow(self._sql.make, *scope.row, new_token(), new.run)
+            _refuse_unless(made)
+            *numbers, left_by = made
             lease = Lease(scope, *numbers)
             admitted = admit_write(scope, run, Held(lease.attempt, left_by))
             if admitted.fresh:
@@ -157,9 +160,8 @@ class PostgresStore:
         """See `Store.clear`."""
         async with self._use() as db, _transaction(db):
             row = await db.fetchrow(self._sql.lock, *scope.row)
-            if row is None:
-                return None
-            return await self._reset(db, row[0], "")
+            _refuse_unless(await db.fetchval(self._sql.known))
+            return None if row is None else await self._reset(db, row[0], "")
 
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
@@ -217,8 +219,7 @@ class PostgresStore:
                 for lease, number in zip(leases, numbers, strict=True)
                 if newest.get(lease.scope_id) != number
             }
-            if not stale:
-                raise StoreUnavailableError("a lease was refused that is its scope's newest; trying again")
+            _refuse_unless(stale)
             self._doubtful.pop()
             fenced += stale
             part = [batch for batch in part if batch.lease not in stale]
@@ -274,7 +275,9 @@ class PostgresStore:
 
     async def _purge_expired(self, now: float | None) -> int:
         async with self._use() as db, _transaction(db):
-            return _count(await db.execute(self._sql.expired, now))
+            deleted = _count(await db.execute(self._sql.expired, now))
+            _refuse_unless(await db.fetchval(self._sql.known))
+            return deleted
 
     async def _idle_scopes(self, now: float | None, retention: float | None, after: int) -> list[int]:
         """Some scopes of which something is due, above an id."""
@@ -286,6 +289,7 @@ class PostgresStore:
         """Delete what is due of scopes that are still idle, each as a whole; how many keys that were."""
         async with self._use() as db, _transaction(db):
             locked = await db.fetch(self._sql.lock_idle, now, retention, array_of(ids))
+            _refuse_unless(await db.fetchval(self._sql.known))
             # Statements of their own: they see what was saved before the rows were locked.
             tasks = array_of(row[0] for row in locked if row[1])
             lost = await db.fetch(self._sql.purge_idle, tasks, MAX_TRIES, RESERVED_PREFIX)
@@ -295,11 +299,9 @@ class PostgresStore:
 
     async def _newest(self, db: Any, scope: Scope) -> tuple[Held | None, int, int]:
         """Who has held the scope last, with which epoch and token."""
-        rows = await self._all(db, self._sql.newest, *scope.row)
-        if not rows:
-            return None, NOT_THERE, 0
-        attempt, epoch, token, run = rows[0]
-        return Held(attempt, run), epoch, token
+        [[known, attempt, epoch, token, run]] = await self._all(db, self._sql.newest, *scope.row)
+        _refuse_unless(known)
+        return (None, NOT_THERE, 0) if attempt is None else (Held(attempt, run), epoch, token)
 
     async def _take(
         self, db: Any, scope: Scope, admitted: Admission, seen: Sequence[int]
@@ -386,6 +388,15 @@ def _first_page(rows: Sequence[Any]) -> Entries:
     entries = Entries()
     entries.add([row[5:] for row in rows if row["key"] is not None])
     return entries
+
+
+def _refuse_unless(good: object) -> None:
+    """Have a call made again on a new connection, which finds out what is newer than this code."""
+    if not good:
+        raise StoreUnavailableError(
+            "PostgreSQL refused a write, though its lease is the newest: the tables, or a connection that was lost, are"
+            " newer; trying again on a new connection"
+        )
 
 
 def _count(status: str) -> int:

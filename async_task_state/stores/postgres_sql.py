@@ -71,8 +71,10 @@ _NUMBERS: Final = "id, attempt, epoch, token"
 """Of a lease."""
 _LIVE: Final = "(expires_at IS NULL OR expires_at > now())"
 _NOW: Final = "coalesce(to_timestamp($1), now())"
+_KNOWN: Final = "(SELECT version FROM {schema}.version) <= {known}"
+"""Whether the tables are still those of the version that this code knows."""
 
-# The fence: one row, whether all leases are their scopes' newest ones.
+# The fence: one row, whether all leases are their scopes' newest ones, and nothing is newer than this code.
 # KEY SHARE is enough against whoever takes a lease, for that one locks FOR UPDATE. It is one comparison of arrays,
 # for at 1,000 scopes a join costs more than all the locks.
 _FENCE: Final = f"""
@@ -82,7 +84,7 @@ WITH sent AS MATERIALIZED (
     SELECT id, {_LEASE} AS lease, retry FROM {{schema}}.scope
     WHERE id = ANY((SELECT ids FROM sent)::bigint[]) ORDER BY id FOR KEY SHARE
 ), good AS MATERIALIZED (
-    SELECT coalesce(max(retry) <= $3::integer
+    SELECT {_KNOWN} AND coalesce(max(retry) <= $3::integer
         AND array_agg(id) = (SELECT ids FROM sent) AND array_agg(lease) = (SELECT leases FROM sent), false) AS all_held
     FROM locked
 )"""
@@ -92,9 +94,10 @@ _ANSWER: Final = "SELECT all_held FROM good"
 # A key column is among those set so that the row is locked FOR UPDATE, and so before it is looked at: no commit is
 # under way then, and rows may be locked in any order.
 _MAKE: Final = (
-    "INSERT INTO {{schema}}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token,"
-    " run, touched_at) VALUES ($1, $2, $3, $4, $5, {0}, now())"
-    " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
+    "INSERT INTO {schema}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token,"
+    " run, touched_at) SELECT $1, $2, $3, $4::integer, $5, {numbers}, now() WHERE "
+    + _KNOWN
+    + " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
     " touched_at = now()"
 )
 
@@ -134,7 +137,7 @@ FROM (SELECT date_part('epoch', now()) AS now) AS moment,
 _SAVE_ROW: Final = f"""
 {_INSERT}
 SELECT id, $4::text, $5::text, now(), {_EXPIRY.format(kept="$6::float8", now="date_part('epoch', now())")}
-FROM {{schema}}.scope WHERE id = $1 AND {_LEASE} = $2 AND retry <= $3 FOR KEY SHARE
+FROM {{schema}}.scope WHERE id = $1 AND {_LEASE} = $2 AND retry <= $3 AND {_KNOWN} FOR KEY SHARE
 {_ON_CONFLICT}
 RETURNING true"""
 
@@ -150,11 +153,12 @@ class Statements:
 
     Args:
         schema: Its name, of letters, digits and underscores.
+        known: The version of the tables that this code knows. Where they are newer nothing is written.
     """
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, known: int) -> None:
         def sql(text: str) -> str:
-            return text.replace("{schema}", f'"{schema}"')
+            return text.replace("{schema}", f'"{schema}"').replace("{known}", str(known))
 
         self.fence = sql(f"{_FENCE} {_ANSWER}")
         if_held = "WHERE (SELECT all_held FROM good)"
@@ -182,12 +186,16 @@ class Statements:
             " WHERE s.id = held.id AND s.retry < $3"
         )
         self.acquire = sql(
-            _MAKE.format("$6, 1, $7, $8")
+            _MAKE.replace("{numbers}", "$6::integer, 1, $7::bigint, $8")
             + ", attempt = $6, epoch = s.epoch + 1, token = excluded.token, run = excluded.run, retry = 0"
             f" WHERE s.epoch = $9 AND s.token = $10 RETURNING {_NUMBERS}, xmin::text"
         )
-        self.make = sql(_MAKE.format("1, 0, $6, $7") + f" RETURNING {_NUMBERS}, run")
-        self.newest = sql(f"SELECT attempt, epoch, token, run FROM {{schema}}.scope WHERE {_SCOPE_KEY}")
+        self.make = sql(_MAKE.replace("{numbers}", "1, 0, $6::bigint, $7") + f" RETURNING {_NUMBERS}, run")
+        self.known = sql(f"SELECT {_KNOWN}")
+        self.newest = sql(
+            f"SELECT {_KNOWN}, attempt, epoch, token, run FROM (SELECT) AS one"
+            f" LEFT JOIN {{schema}}.scope ON {_SCOPE_KEY}"
+        )
         self.page = sql(page("$1", "$2", "$3"))
         self.read = sql(
             f"SELECT {_NUMBERS}, run, key, value, expires, found FROM {{schema}}.scope"

@@ -13,6 +13,7 @@ from async_task_state.errors import StaleAttemptError, StoreUnavailableError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import postgres as postgres_store
 from async_task_state.stores import postgres_connection
+from async_task_state.stores.postgres_schema import MIGRATIONS
 from async_task_state.stores.postgres_sql import BEGIN, Statements, array_of, lease_number
 
 pytestmark = pytest.mark.asyncio
@@ -85,7 +86,7 @@ async def test_g4_an_opening_that_was_lost_does_not_fence_who_opened_since(postg
 
 async def test_g4_what_fences_a_lost_commit_is_never_taken_back(postgres, dsn):
     schema = dsn.partition("schema=")[2]
-    sql = Statements(schema)
+    sql = Statements(schema, len(MIGRATIONS))
     async with control(postgres) as db, opened(dsn) as store:
         lease = await hold(store, SCOPE)
         for retry in (3, 1):
@@ -96,7 +97,7 @@ async def test_g4_what_fences_a_lost_commit_is_never_taken_back(postgres, dsn):
 
 
 async def test_g4_a_live_writer_that_was_refused_by_mistake_is_not_refused_again(postgres, dsn):
-    sql = Statements(dsn.partition("schema=")[2])
+    sql = Statements(dsn.partition("schema=")[2], len(MIGRATIONS))
     async with control(postgres) as db, opened(dsn) as store:
         lease = await hold(store, SCOPE)
         await db.execute(sql.fence_lost, array_of([lease.scope_id]), array_of([lease_number(lease)]), 1)
