@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, fields
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from async_task_state.lifetime import lent_store
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import SECTION, Dsn, Settings, check_executor, is_number, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
+from async_task_state.stores.sqlite_file import modes_for_others, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,7 +72,10 @@ def checks(dsn: str | None) -> Iterator[Check]:
         yield found
         if not found.ok:
             return
-    yield _check("store", lambda: asyncio.run(_store(dsn)))
+    store = _check("store", lambda: asyncio.run(_store(dsn)))
+    yield store
+    if store.ok and dsn.startswith("sqlite:") and not no_database(dsn):
+        yield _check("file", lambda: _file(Path(sqlite_path(dsn))))
 
 
 def opened_by_commands(named: str) -> Dsn:
@@ -209,3 +214,20 @@ async def _store(dsn: str) -> str:
     finally:
         await store.close()
     return f"can be read and written, and holds {found:,} {'state' if found == 1 else 'states'}"
+
+
+def _file(database: Path) -> str:
+    """Whether the file is its owner's alone, which opening it has made it where that is us; and has one name."""
+    if modes := modes_for_others(database):
+        named = ", ".join(f"{file} {mode:04o}" for file, mode in modes.items())
+        raise StoreError(
+            f"others than its owner may read what is stored ({named}): as the user with the id"
+            f" {database.stat().st_uid} run chmod 600 {' '.join(map(quote, map(str, modes)))}"
+        )
+    if (names := names_of(database)) > 1:
+        raise StoreError(
+            f"{database} has {names} names (hard links), and processes that open it by different ones corrupt it, because"
+            " SQLite keeps a log by the name: remove all names but one, find them with"
+            f" find {quote(str(database.parent))} -samefile {quote(str(database))}"
+        )
+    return "its owner's alone"

@@ -7,6 +7,7 @@ the log that this process goes on writing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,12 +17,14 @@ from typing import Final, TypeAlias
 
 from async_task_state.errors import StoreError
 
-__all__ = ["Identity", "identity_of", "is_same_file", "provide"]
+__all__ = ["Identity", "identity_of", "is_same_file", "modes_for_others", "names_of", "provide"]
 
 Identity: TypeAlias = "tuple[int, int] | None"
 """The device and the inode of a file; None where there is none."""
 
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+OWN_FILES: Final = ("", "-wal", "-shm")
+"""What SQLite adds to the path of a database for each of its files."""
 
 _creating: Final = threading.Lock()
 
@@ -40,6 +43,7 @@ def provide(path: Path) -> None:
                 os.close(os.open(os.path.realpath(path), flags, 0o600))
         except FileExistsError:
             _check_writable(path)
+            _close_to_others(path)
     except OSError as error:
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise StoreError(
@@ -50,6 +54,20 @@ def provide(path: Path) -> None:
             f"the database {path} cannot be opened for writing ({error.strerror});"
             " change its directory's permissions, or [async_task_state] dsn"
         ) from error
+
+
+def modes_for_others(path: Path) -> dict[Path, int]:
+    """The files of a database that others than their owner may use in any way, and their modes."""
+    return {
+        file: stat.S_IMODE(status.st_mode)
+        for file, status in _statuses(path).items()
+        if status.st_mode & OTHERS
+    }
+
+
+def names_of(path: Path) -> int:
+    """How many names a file has: hard links, of each of which SQLite would keep a log."""
+    return path.stat().st_nlink
 
 
 def identity_of(path: Path) -> Identity:
@@ -78,3 +96,23 @@ def _check_writable(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not os.access(path, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _close_to_others(path: Path) -> None:
+    """Make the files of a database their owner's alone, where that is this user."""
+    mine = {file: status for file, status in _statuses(path).items() if status.st_uid == os.geteuid()}
+    for file, status in mine.items():
+        if status.st_mode & OTHERS:
+            # Not every file system has modes; `check` says where they are wrong.
+            with contextlib.suppress(OSError):
+                file.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
+
+
+def _statuses(path: Path) -> dict[Path, os.stat_result]:
+    """The status of each file of a database that is there."""
+    found = {}
+    for ending in OWN_FILES:
+        file = Path(f"{os.path.realpath(path)}{ending}")
+        with contextlib.suppress(FileNotFoundError):
+            found[file] = file.stat()
+    return found

@@ -81,6 +81,32 @@ def test_log_and_index_are_the_owners_alone(path):
     assert using(path, look) == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o666])
+def test_a_file_that_others_could_read_becomes_the_owners_alone(path, mode):
+    async def look(store):
+        await one_key(store)
+        for file in path.parent.iterdir():
+            file.chmod(mode)
+        other = SQLiteStore(path)
+        try:
+            assert (await other.read(SCOPE)).entries == {"a": "1"}
+        finally:
+            await other.close()
+        return {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+
+    path.touch()
+    path.chmod(mode)
+    assert using(path, look) == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
+
+
+def test_a_file_of_another_user_keeps_its_mode(path, monkeypatch):
+    path.touch()
+    path.chmod(0o644)
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    using(path, one_key)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_g1_commits_are_synced(path):
     async def pragmas(store):
         await one_key(store)

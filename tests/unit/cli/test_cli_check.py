@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 
 import pytest
 
 import async_task_state
 from async_task_state import cli
+from async_task_state.lifetime import shutdown
 from async_task_state.stores import open_store
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -35,7 +39,8 @@ def test_check_is_content_and_leaves_nothing(check, fill, epoch_of, tmp_path, ex
     before = set(tmp_path.iterdir())
     code, answers = check()
     assert code == 0, answers
-    assert list(answers) == ["settings", "dsn", "executor", "directory", "store"]
+    file = ["file"] if exists else []
+    assert list(answers) == ["settings", "dsn", "executor", "directory", "store", *file]
     assert answers["store"][1].endswith("1 state" if exists else "it is made on first use")
     assert set(tmp_path.iterdir()) == before
     if exists:
@@ -131,6 +136,38 @@ def test_check_finds_a_store_that_cannot_be_used(check, tmp_path, make_state, st
     assert said in answers[failed][1]
     assert "hunter2" not in str(answers)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_check_closes_a_file_of_ours_to_others(check, fill, tmp_path):
+    fill(rows=1)
+    shutdown()
+    path = tmp_path / "state.db"
+    path.chmod(0o644)
+    code, answers = check()
+    assert (code, answers["file"]) == (0, (True, "its owner's alone"))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_check_finds_a_file_of_another_user_that_others_may_read(check, fill, tmp_path, monkeypatch):
+    fill(rows=1)
+    shutdown()
+    path = tmp_path / "state.db"
+    path.chmod(0o644)
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    code, answers = check()
+    assert (code, answers["file"][0], answers["store"][0]) == (1, False, True)
+    assert f"{path} 0644" in answers["file"][1]
+    assert f"as the user with the id {path.stat().st_uid} run chmod 600 {path}" in answers["file"][1]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_check_finds_a_second_name_of_the_file(check, fill, tmp_path):
+    fill(rows=1)
+    path = tmp_path / "state.db"
+    path.with_name("other.db").hardlink_to(path)
+    code, answers = check()
+    assert (code, answers["file"][0]) == (1, False)
+    assert f"{path} has 2 names (hard links)" in answers["file"][1]
 
 
 def test_check_finds_a_full_disk(check, monkeypatch):
