@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
+from async_task_state.logs import Log
 from async_task_state.stores import sqlite_purge, sqlite_sql
 from async_task_state.stores.gathering import Gathering
-from async_task_state.stores.sqlite_file import Identity, identity_of, provide
+from async_task_state.stores.sqlite_file import Identity, identity_of, own_files, provide
 
 if TYPE_CHECKING:
     import os
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
+
+log = Log(__name__)
 
 LOCK_WAIT_SECONDS: Final = 5.0
 
@@ -54,6 +57,8 @@ class SQLiteStore:
         self._default_retention = default_retention
         self._db: aiosqlite.Connection | None = None
         self._file: Identity = None
+        # The log and its index, and which ones they were when they were opened.
+        self._logs: list[tuple[Path, Identity]] = []
         self._opening = asyncio.Lock()
         # In one transaction, because each costs a write to disk and waits for the lock of the file.
         self._acquiring: Gathering[tuple[Scope, int | None, Run | None], Snapshot] = Gathering(
@@ -128,6 +133,8 @@ class SQLiteStore:
         # A file that was deleted or replaced would go on taking commits that nobody will ever read.
         if self._db is not None and self._file != identity_of(self.path):
             await self.close()
+        elif self._db is not None and identity_of(self._logs[0][0]) != self._logs[0][1]:
+            await self._leave_lost_log(self._db)
         if self._db is None:
             provide(self.path)
             file = identity_of(self.path)
@@ -150,7 +157,30 @@ class SQLiteStore:
                 await db.close()
                 raise
             self._db, self._file = db, file
+            self._logs = [(path, identity_of(path)) for path in own_files(self.path)[1:]]
         return self._db
+
+    async def _leave_lost_log(self, db: aiosqlite.Connection) -> None:
+        """Move what a log holds into the database: it was deleted or replaced, and a new one would begin without it.
+
+        Raises:
+            StoreError: It cannot be moved any more.
+        """
+        (log_path, _), (index_path, index) = self._logs
+        # Where neither is new, whoever has the database open shares this log.
+        moved = False
+        if identity_of(log_path) is None or identity_of(index_path) == index:
+            moved = await _hop(db, sqlite_sql.empty_log)
+        await self.close()
+        what = f"the log {log_path} of the database was deleted or replaced while it was in use"
+        if not moved:
+            raise StoreError(
+                f"{what}: what was saved last may be lost; leave these files to SQLite, and let the tasks that were at"
+                " work run again"
+            )
+        log.warning(
+            "%s; nothing is lost, because what it held was still at hand: leave these files to SQLite", what
+        )
 
     def _translate(self, error: sqlite3.Error) -> StoreError:
         text = str(error)

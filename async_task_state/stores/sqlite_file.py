@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from async_task_state.errors import StoreError
 
-__all__ = ["Identity", "identity_of", "is_same_file", "modes_for_others", "names_of", "provide"]
+__all__ = ["Identity", "identity_of", "is_same_file", "modes_for_others", "names_of", "own_files", "provide"]
 
 Identity: TypeAlias = "tuple[int, int] | None"
 """The device and the inode of a file; None where there is none."""
@@ -63,6 +63,11 @@ def modes_for_others(path: Path) -> dict[Path, int]:
         for file, status in _statuses(path).items()
         if status.st_mode & OTHERS
     }
+
+
+def own_files(path: Path) -> list[Path]:
+    """Where SQLite keeps a database, its log and the index of that."""
+    return [Path(f"{os.path.realpath(path)}{ending}") for ending in OWN_FILES]
 
 
 def names_of(path: Path) -> int:
@@ -111,8 +116,7 @@ def _close_to_others(path: Path) -> None:
 def _statuses(path: Path) -> dict[Path, os.stat_result]:
     """The status of each file of a database that is there."""
     found = {}
-    for ending in OWN_FILES:
-        file = Path(f"{os.path.realpath(path)}{ending}")
+    for file in own_files(path):
         with contextlib.suppress(FileNotFoundError):
             found[file] = file.stat()
     return found

@@ -32,6 +32,7 @@ __all__ = [
     "check_owner",
     "clear",
     "commit",
+    "empty_log",
     "migrate",
     "prepare",
     "read",
@@ -135,6 +136,12 @@ def transact_if_known(db: sqlite3.Connection, begin: str, work: Callable[..., T]
         return work(db, *args)
 
     return transact(db, begin, checked)
+
+
+def empty_log(db: sqlite3.Connection) -> bool:
+    """Move all that the log holds into the database and make the log empty; whether that was done."""
+    busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    return not busy
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
