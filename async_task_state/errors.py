@@ -17,6 +17,7 @@ __all__ = [
     "JobCallError",
     "JobFailedError",
     "NoScopeError",
+    "NotAwaitedError",
     "ProcessorError",
     "ReadOnlyStateError",
     "SettingsError",
@@ -86,6 +87,10 @@ class JobFailedError(AsyncTaskStateError):
 
 class NoScopeError(AsyncTaskStateError, RuntimeError):
     """No scope was given and no running task was found to take it from."""
+
+
+class NotAwaitedError(AsyncTaskStateError, RuntimeError):
+    """A state was left, and a call on it that does nothing before it is awaited never was; the message names it."""
 
 
 class ProcessorError(AsyncTaskStateError):

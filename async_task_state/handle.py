@@ -6,26 +6,27 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from async_task_state.awaited import AwaitedWriter
+from async_task_state.calls import Calls
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
     ReadOnlyStateError,
     StaleWriterError,
     StateNotOpenError,
-    StoreUnavailableError,
 )
-from async_task_state.leaving import Outcome, may_await, to_its_end
+from async_task_state.leaving import last_flush, may_await
 from async_task_state.logs import Log
 from async_task_state.opened import forget_closed, note_open, states_open_here
+from async_task_state.pauses import must_pause, pause
 from async_task_state.results import Stats
 from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
 from async_task_state.stores import is_same_store
 from async_task_state.stores.admission import of_run
-from async_task_state.waiting import give_turn, turn_given, turn_is_due
+from async_task_state.waiting import turn_given
 from async_task_state.work import WorkSet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
     from datetime import timedelta
     from types import TracebackType
 
@@ -50,6 +51,9 @@ class State:
     Entering it takes the scope's lease, so that every earlier holder is fenced: what it still tries to write is
     refused. Leaving it flushes, shielded from cancellation, for at most `exit_timeout`. A handle that was left can be
     entered again as long as nobody else has opened the scope since; it goes on with the same lease.
+
+    A call that changes the state records at once, and what it returns is awaited for the rest. One that was never
+    awaited is named when the state is left: in the log, or as an error if it has so done nothing.
 
     A loop of checkpoints that awaits nothing else gives the event loop a turn every few milliseconds.
 
@@ -86,6 +90,8 @@ class State:
         self._lock = threading.Lock()
         self._resumed = False
         self._works: dict[str, WorkSet] = {}
+        self._calls = Calls()
+        self._checkpoints = self._calls.kind("checkpoint")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._scope} {'open' if self._depth else 'closed'}>"
@@ -103,6 +109,7 @@ class State:
             self._outer = outer
             self._pending, self._snapshot, self._works = outer._pending, outer._snapshot, outer._works
             self._writer, self._resumed, self._lock = outer._writer, outer._resumed, outer._lock
+            self._calls, self._checkpoints = outer._calls, outer._checkpoints
             outer._depth += 1
             self._depth += outer is not self
             return cast("S", outer)
@@ -136,14 +143,20 @@ class State:
         try:
             if self._pending is not None and self._writer is not None:
                 if may_await(error, traceback):
-                    await self._last_flush(self._pending, error)
+                    await last_flush(self._pending, error, self._settings.exit_timeout)
                 else:
                     self._writer.hurry()
         finally:
             outer._depth -= 1
             self._depth -= outer is not self
+            not_awaited = None
             if outer._depth == 0:
                 forget_closed()
+                not_awaited = self._calls.settle(self._scope)
+        if not_awaited is not None:
+            if error is None:
+                raise not_awaited
+            log.error("on leaving: %s", not_awaited)
 
     def note(self) -> None:
         """Let this context know that the state is open, so that it is joined."""
@@ -189,7 +202,7 @@ class State:
         held = list(values.items())
         return {key: decode(text) for key, text in held if not key.startswith(RESERVED_PREFIX)}
 
-    async def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> Coroutine[Any, Any, None]:
         """Save a value; it is durable when this returns, and so is everything recorded before it.
 
         Args:
@@ -208,9 +221,11 @@ class State:
         check_key(key)
         seconds = retention_seconds(retention)
         pending.record({key: (encode(key, value, self._max_bytes), seconds)})
-        await pending.flush()
+        return self._calls.kind("set").then(pending.flush)
 
-    async def checkpoint(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+    def checkpoint(
+        self, values: Mapping[str, Any] | None = None, /, **named: Any
+    ) -> Coroutine[Any, Any, None]:
         """Record values, together; durable within `max_delay`, or with the next call that waits for durability.
 
         Costs microseconds: only the newest value of a key is saved, many checkpoints in one commit. What a crash
@@ -230,14 +245,17 @@ class State:
         if values is not None:
             named = {**values, **named}
         pending.record(encode_changes(named, pending.values, self._max_bytes))
-        if self._must_pause(pending):
-            await self._pause(pending)
+        calls = self._checkpoints
+        if must_pause(pending):
+            return calls.then(pause, pending)
+        calls.waiting += 1
+        return calls.recorded()
 
-    async def flush(self) -> None:
+    def flush(self) -> Coroutine[Any, Any, None]:
         """Make everything recorded so far durable before returning."""
-        await self._writable().flush()
+        return self._calls.kind("flush").then(self._writable().flush)
 
-    async def delete(self, key: str) -> None:
+    def delete(self, key: str) -> Coroutine[Any, Any, None]:
         """Remove a key, durably when this returns; one that is not there is no error.
 
         Raises:
@@ -245,20 +263,18 @@ class State:
         """
         pending = self._writable()
         check_key(key)
-        # Somebody may have written it without a lease; Airflow's own store is asked for that.
-        unasked = key in pending.values or not isinstance(self._writer, AwaitedWriter)
-        if unasked or await self._look(key) is not None:
-            pending.record({key: (None, None)})
-        await pending.flush()
+        # Known here or not, because others may have written it without a lease.
+        pending.record({key: (None, None)})
+        return self._calls.kind("delete").then(pending.flush)
 
-    async def clear(self) -> None:
+    def clear(self) -> Coroutine[Any, Any, None]:
         """Remove every key and everything that work sets keep, durably when this returns."""
         pending = self._writable()
         pending.check()
         with pending.lock:
             forgetting = [work._forget for work in list(self._works.values())]
             pending.whole(pending.clear, forgetting, kept_by_clear(pending.values))
-        await pending.flush()
+        return self._calls.kind("clear").then(pending.flush)
 
     async def refresh(self) -> None:
         """Flush, and then see what others have written without a lease: Airflow's own accessors, its API, a user.
@@ -348,36 +364,6 @@ class State:
             and not (handle._pending is not None and handle._pending.orphaned)
             and is_same_store(handle._store, self._store)
         )
-
-    async def _last_flush(self, pending: Pending, error: BaseException | None) -> None:
-        if pending.unsettled:
-            left = await to_its_end(pending.flush, self._settings.exit_timeout, again=True)
-        else:
-            left = Outcome(error=pending.refusal())
-        failure = left.error
-        if not left.ended:
-            failure = StoreUnavailableError(
-                f"not saved within [async_task_state] exit_timeout = {self._settings.exit_timeout:g} s, and still being"
-                f" tried: {pending.unsaved()}"
-            )
-        if failure is not None:
-            if error is None and left.cancelled is None:
-                raise failure
-            (log.info if isinstance(failure, StaleWriterError) else log.error)("on leaving: %s", failure)
-        if left.cancelled is not None:
-            raise left.cancelled
-
-    def _must_pause(self, pending: Pending) -> bool:
-        """After a call that does not wait: whether the caller is faster than the store, or than its loop."""
-        return pending.full or turn_is_due()
-
-    async def _pause(self, pending: Pending) -> None:
-        if pending.full:
-            await pending.flush()
-            return
-        await give_turn()
-        if isinstance(self._writer, AwaitedWriter):
-            await self._writer.save_due(pending)
 
     async def _look(self, key: str) -> str | None:
         """A key that the store may have without our knowing."""

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import current_token
 
+from async_task_state.errors import StaleWriterError, StoreUnavailableError
+from async_task_state.logs import Log
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
 
-__all__ = ["Outcome", "keeping_portal", "may_await", "to_its_end"]
+    from async_task_state.pending import Pending
+
+__all__ = ["keeping_portal", "last_flush", "may_await", "to_its_end"]
+
+log = Log(__name__)
 
 
 @dataclass(slots=True)
@@ -114,3 +121,32 @@ def may_await(error: BaseException | None, traceback: TracebackType | None) -> b
     except RuntimeError:
         return False
     return traceback is None or bool(traceback.tb_frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)
+
+
+async def last_flush(pending: Pending, error: BaseException | None, seconds: float) -> None:
+    """Save what is left when a state is left, whatever cancels this task meanwhile.
+
+    Args:
+        pending: What is left.
+        error: What the body has raised: then what goes wrong here is logged and not raised.
+        seconds: `[async_task_state] exit_timeout`.
+
+    Raises:
+        AsyncTaskStateError: It was not saved.
+    """
+    if pending.unsettled:
+        left = await to_its_end(pending.flush, seconds, again=True)
+    else:
+        left = Outcome(error=pending.refusal())
+    failure = left.error
+    if not left.ended:
+        failure = StoreUnavailableError(
+            f"not saved within [async_task_state] exit_timeout = {seconds:g} s, and still being"
+            f" tried: {pending.unsaved()}"
+        )
+    if failure is not None:
+        if error is None and left.cancelled is None:
+            raise failure
+        (log.info if isinstance(failure, StaleWriterError) else log.error)("on leaving: %s", failure)
+    if left.cancelled is not None:
+        raise left.cancelled

@@ -22,6 +22,7 @@ from async_task_state.errors import (
     StoreUnavailableError,
     WorkFailedError,
 )
+from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkSummary
 from async_task_state.settings import check_count
 
@@ -114,8 +115,7 @@ class Run:
         if digest in work._done or digest in self._begun:
             self._skipped += 1
             pending = work._state._writable()
-            if work._state._must_pause(pending):
-                await work._state._pause(pending)
+            await pause_if_due(pending)
             return
         self._begun.add(digest)
         error: BaseException | None = None
@@ -128,9 +128,13 @@ class Run:
                 if not is_of_item(raised):
                     raise
                 error = raised
-                await work._record_failed(digest, self._key(item), raised)
+                await pause_if_due(work._record_failed(digest, self._key(item), raised))
             else:
-                await work._record_done(digest, {} if self._record is None else self._record(item, result))
+                pending = work._record_done(
+                    digest, {} if self._record is None else self._record(item, result)
+                )
+                if must_pause(pending):
+                    await pause(pending)
                 self._begun.discard(digest)
                 self._done += 1
                 return

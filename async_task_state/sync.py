@@ -105,7 +105,7 @@ class SyncState(Generic[H]):
             self._loop = asyncio.new_event_loop()
         self._depth += 1
         try:
-            self._handle = self._run(self._entered.__aenter__())
+            self._handle = self._run(self._entered.__aenter__)
         except BaseException:
             self._close()
             raise
@@ -118,7 +118,7 @@ class SyncState(Generic[H]):
     ) -> None:
         """Flush and leave."""
         try:
-            self._run(self._entered.__aexit__(kind, error, traceback))
+            self._run(self._entered.__aexit__, kind, error, traceback)
         finally:
             self._close()
 
@@ -139,58 +139,57 @@ class SyncState(Generic[H]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, what was recorded last, saved or not."""
-        return self._run(self._handle.get(key, default))
+        return self._run(self._handle.get, key, default)
 
     def get_all(self) -> dict[str, Any]:
         """Every key and its value."""
-        return self._run(self._handle.get_all())
+        return self._run(self._handle.get_all)
 
     def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         """Save a value; it is durable when this returns, and so is everything recorded before it."""
-        self._run(self._handle.set(key, value, retention=retention))
+        self._run(self._handle.set, key, value, retention=retention)
 
     def checkpoint(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         """Record values, together; durable within `max_delay`."""
-        self._run(self._handle.checkpoint(values, **named))
+        self._run(self._handle.checkpoint, values, **named)
 
     def flush(self) -> None:
         """Make everything recorded so far durable before returning."""
-        self._run(self._handle.flush())
+        self._run(self._handle.flush)
 
     def refresh(self) -> None:
         """Flush, and then see what others have written without a lease."""
-        self._run(self._handle.refresh())
+        self._run(self._handle.refresh)
 
     def delete(self, key: str) -> None:
         """Remove a key, durably when this returns."""
-        self._run(self._handle.delete(key))
+        self._run(self._handle.delete, key)
 
     def clear(self) -> None:
         """Remove every key and everything that work sets keep, durably when this returns."""
-        self._run(self._handle.clear())
+        self._run(self._handle.clear)
 
     def is_current(self) -> bool:
         """Flush, and ask the store whether this handle still holds the lease."""
-        return self._run(self._handle.is_current())
+        return self._run(self._handle.is_current)
 
     def work(self, name: str) -> SyncWorkSet:
         """The set of items of that name that are done."""
         return SyncWorkSet(self, self._handle.work(name))
 
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+    def _run(self, method: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> T:
         import asyncio  # noqa: PLC0415 - who never opens a state does not pay for it
 
         if self._loop is None:
-            call.close()
             raise StateNotOpenError(f"{self._entered!r} is not open here: enter it with `with`")
-        try:
-            _refuse_running_loop()
-        except EventLoopRunningError:
-            call.close()
-            raise
+        _refuse_running_loop()
+
+        async def call() -> T:
+            return await method(*args, **kwargs)
+
         task: asyncio.Task[T] | None = None
         try:
-            task = self._loop.create_task(call)
+            task = self._loop.create_task(call())
             return self._loop.run_until_complete(task)
         except BaseException:
             if task is None or not task.done():
@@ -273,11 +272,11 @@ class SyncWorkSet:
 
     def done(self, item: Any, **values: Any) -> None:
         """Record that an item is done and values with it, in one atomic step."""
-        self._state._run(self._work.done(item, **values))
+        self._state._run(self._work.done, item, **values)
 
     def failed(self, item: Any, error: BaseException | str) -> None:
         """Record that an item failed."""
-        self._state._run(self._work.failed(item, error))
+        self._state._run(self._work.failed, item, error)
 
     def process(
         self,
@@ -292,15 +291,14 @@ class SyncWorkSet:
     ) -> WorkSummary:
         """Call `fn` with each item that is left to do, plain functions in worker threads, and record each when done."""
         return self._state._run(
-            self._work.process(
-                items,
-                fn,
-                key=key,
-                concurrency=concurrency,
-                max_attempts=max_attempts,
-                on_error=on_error,
-                record=record,
-            )
+            self._work.process,
+            items,
+            fn,
+            key=key,
+            concurrency=concurrency,
+            max_attempts=max_attempts,
+            on_error=on_error,
+            record=record,
         )
 
 

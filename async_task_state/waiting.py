@@ -16,7 +16,7 @@ from async_task_state.alarms import despite_alarms
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Waiter", "give_turn", "turn_at_each_call", "turn_given", "turn_is_due", "wake"]
+__all__ = ["Waiter", "give_turn", "turn_at_each_call", "turn_given", "turns", "wake"]
 
 TURN_SECONDS: Final = 0.005
 """How long calls that do not wait may go on before their event loop gets a turn."""
@@ -27,7 +27,7 @@ class _Turns(threading.local):
     early = 0.0
 
 
-_turns = _Turns()
+turns = _Turns()
 """When the event loop of each thread last got one."""
 
 
@@ -59,25 +59,20 @@ class Waiter:
         return self.result
 
 
-def turn_is_due() -> bool:
-    """Whether the loop of this thread has had no turn for so long that a caller should give it one."""
-    return time.monotonic() - _turns.last > TURN_SECONDS
-
-
 def turn_given() -> None:
     """Note that the loop of this thread has just had one."""
-    _turns.last = time.monotonic() - _turns.early
+    turns.last = time.monotonic() - turns.early
 
 
 @contextlib.contextmanager
 def turn_at_each_call() -> Iterator[None]:
     """Let every call of this thread that does not wait give its event loop a turn."""
-    _turns.early = 2 * TURN_SECONDS
+    turns.early = 2 * TURN_SECONDS
     turn_given()
     try:
         yield
     finally:
-        _turns.early = 0.0
+        turns.early = 0.0
 
 
 async def give_turn() -> None:

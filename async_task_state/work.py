@@ -22,10 +22,11 @@ from async_task_state.digests import (
     encode_digests,
 )
 from async_task_state.errors import InvalidKeyError
+from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkCounts, WorkSummary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 
     from async_task_state.handle import State
     from async_task_state.pending import Pending
@@ -55,6 +56,7 @@ class WorkSet:
             )
         self._state = state
         self._name = name
+        self._dones = state._calls.kind(f"work({name!r}).done")
         self._segments = f"{SEGMENTS}{name}:"
         self._failed_keys = f"{FAILURES}{name}:"
         self._done: set[bytes] = set()
@@ -103,7 +105,7 @@ class WorkSet:
             if digest not in self._done and not self._given_up(digest, tries=1):
                 yield item
 
-    async def done(self, item: Any, **values: Any) -> None:
+    def done(self, item: Any, **values: Any) -> Coroutine[Any, Any, None]:
         """Record an item as done, and values with it: in one atomic step, as cheap as a checkpoint.
 
         Args:
@@ -115,9 +117,14 @@ class WorkSet:
             InvalidKeyError: A key cannot be one; nothing is recorded.
             InvalidValueError: A value is not JSON; nothing is recorded.
         """
-        await self._record_done(digest_of(item), values)
+        pending = self._record_done(digest_of(item), values)
+        calls = self._dones
+        if must_pause(pending):
+            return calls.then(pause, pending)
+        calls.waiting += 1
+        return calls.recorded()
 
-    async def failed(self, item: Any, error: BaseException | str) -> None:
+    def failed(self, item: Any, error: BaseException | str) -> Coroutine[Any, Any, None]:
         """Record that an item failed; a later attempt of the task will try it again.
 
         Args:
@@ -127,9 +134,10 @@ class WorkSet:
         Raises:
             InvalidItemError: The item has no stable string form.
         """
-        await self._record_failed(digest_of(item), str(item), error)
+        pending = self._record_failed(digest_of(item), str(item), error)
+        return self._state._calls.kind(f"work({self._name!r}).failed").then(pause_if_due, pending)
 
-    async def process(
+    def process(
         self,
         items: Iterable[T] | AsyncIterable[T],
         # Any, for a type checker that may choose between Awaitable[R] and R finds neither.
@@ -140,7 +148,7 @@ class WorkSet:
         max_attempts: int = 1,
         on_error: Literal["raise", "collect"] = "raise",
         record: Callable[[T, Any], Mapping[str, Any]] | None = None,
-    ) -> WorkSummary:
+    ) -> Coroutine[Any, Any, WorkSummary]:
         """Call `fn` with each item that is left to do, and record each as done when its call returned.
 
         An item whose call raises is tried again, up to `max_attempts` times, and then recorded as failed. The same
@@ -165,9 +173,9 @@ class WorkSet:
         from async_task_state.processing import Run  # noqa: PLC0415 - it imports this module
 
         run = Run(self, fn, key, concurrency, max_attempts, on_error, record)
-        return await run.over(items)
+        return self._state._calls.lazy(f"work({self._name!r}).process", run.over(items))
 
-    async def _record_done(self, digest: bytes, values: Mapping[str, Any]) -> None:
+    def _record_done(self, digest: bytes, values: Mapping[str, Any]) -> Pending:
         pending = self._state._writable()
         pending.check()
         changes = encode_changes(values, pending.values, self._state._max_bytes)
@@ -177,8 +185,7 @@ class WorkSet:
                 pending.whole(self._add_done, digest, pending, changes, *place)
             else:
                 pending.whole(self._add, digest, pending, changes)
-        if self._state._must_pause(pending):
-            await self._state._pause(pending)
+        return pending
 
     def _add_done(
         self,
@@ -208,7 +215,7 @@ class WorkSet:
         pending.add(changes)
         self._failures.pop(digest, None)
 
-    async def _record_failed(self, digest: bytes, item: str, error: BaseException | str) -> None:
+    def _record_failed(self, digest: bytes, item: str, error: BaseException | str) -> Pending:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         pending = self._state._writable()
         pending.check()
@@ -226,8 +233,7 @@ class WorkSet:
             change = (encode(key, asdict(failure), self._state._max_bytes), None)
             self._failures[digest] = failure
             pending.whole(pending.add, {key: change})
-        if self._state._must_pause(pending):
-            await self._state._pause(pending)
+        return pending
 
     def _given_up(self, digest: bytes, tries: int) -> bool:
         """Whether this attempt of the task has tried an item that often and failed."""

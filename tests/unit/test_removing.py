@@ -77,6 +77,7 @@ async def test_set_refuses_none_and_names_what_removes(make_state):
             InvalidValueError, match=r"delete\('cursor'\) removes a key, and so does a checkpoint"
         ):
             await state.set("cursor", None)
+        assert state.stats.recorded == 0
 
 
 async def test_the_sync_door_removes_as_well(make_state):

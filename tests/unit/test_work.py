@@ -113,9 +113,13 @@ async def test_g8_a_bad_value_beside_an_item_records_neither(make_state):
 async def test_g8_an_item_without_a_stable_text_is_refused(make_state, item):
     async with make_state() as state:
         work = state.work("files")
-        for call in (work.done(item), work.failed(item, "why"), work.process([item], print)):
+        for call in (
+            lambda: work.done(item),
+            lambda: work.failed(item, "why"),
+            lambda: work.process([item], print),
+        ):
             with pytest.raises(InvalidItemError, match="has no string form that stays the same: give key="):
-                await call
+                await call()
         with pytest.raises(InvalidItemError):
             work.is_done(item)
         with pytest.raises(InvalidItemError):
@@ -282,9 +286,13 @@ async def test_g4_a_fenced_holder_records_nothing(make_state):
         await work.done("a", n=1)
         with pytest.raises(StaleWriterError):
             await first.flush()
-        for call in (work.done("b"), work.failed("b", "why"), work.process("b", str)):
+        for call in (
+            lambda: work.done("b"),
+            lambda: work.failed("b", "why"),
+            lambda: work.process("b", str),
+        ):
             with pytest.raises(StaleWriterError):
-                await call
+                await call()
         with pytest.raises(StaleWriterError):
             work.is_done("a")
         assert second.work("files").counts == WorkCounts(0, 0)
