@@ -47,9 +47,8 @@ class CallKind:
     def then(self, rest: Callable[..., Awaitable[T]], *args: Any) -> Coroutine[Any, Any, T]:
         """The rest of a call, not begun before it is awaited."""
         self.waiting += 1
-        coroutine = self._rest(rest, args)
-        coroutine.__qualname__ = self.name
-        return coroutine
+        rest_of_call: Coroutine[Any, Any, T] = named(self.name, self._rest(rest, args))
+        return rest_of_call
 
     async def _rest(self, rest: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         self.waiting -= 1
@@ -63,7 +62,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._kinds: dict[str, CallKind] = {}
-        self._lazy: list[Coroutine[Any, Any, Any]] = []
+        self._lazy: list[Any] = []
 
     def kind(self, name: str) -> CallKind:
         """The calls of a method, the same object at each call."""
@@ -71,8 +70,7 @@ class Calls:
 
     def lazy(self, name: str, coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """A call that does nothing before it is awaited."""
-        coroutine.__qualname__ = name
-        self._lazy = [*filter(is_unbegun, self._lazy), coroutine]
+        self._lazy = [*filter(is_unbegun, self._lazy), named(name, coroutine)]
         return coroutine
 
     def settle(self, scope: Scope) -> NotAwaitedError | None:
@@ -96,6 +94,12 @@ class Calls:
         )
 
 
-def is_unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
+def named(name: str, coroutine: Any) -> Any:
+    """A coroutine, with the name by which Python's warning calls it."""
+    coroutine.__qualname__ = name
+    return coroutine
+
+
+def is_unbegun(coroutine: Any) -> bool:
     """Whether a coroutine was neither awaited nor closed; a task that was cancelled before it began has closed it."""
     return inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
