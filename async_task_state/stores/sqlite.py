@@ -41,7 +41,11 @@ LOOKS: Final = (sqlite_sql.read, sqlite_sql.scopes, *sqlite_purge.LOOKS)
 """What takes no lock, so that nobody who watches holds up who works."""
 
 # What waiting may mend.
-_PASSING = ("locked", "busy", "disk I/O error", "disk is full")
+_PASSING = ("locked", "busy", "disk I/O error")
+
+FULL: Final = "database or disk is full"
+LEAST_ROOM: Final = 1024 * 1024
+"""Bytes that one more transaction takes in the log, and more."""
 
 
 class SQLiteStore:
@@ -60,6 +64,7 @@ class SQLiteStore:
         # The log and its index, and which ones they were when they were opened.
         self._logs: list[tuple[Path, Identity]] = []
         self._opening = asyncio.Lock()
+        self._is_full = False
         # In one transaction, because each costs a write to disk and waits for the lock of the file.
         self._acquiring: Gathering[tuple[Scope, int | None, Run | None], Snapshot] = Gathering(
             partial(self._run, sqlite_sql.acquire_each)
@@ -70,8 +75,10 @@ class SQLiteStore:
         try:
             return await self._acquiring.ask((scope, attempt, run))
         except StoreUnavailableError as error:
-            if "disk is full" in str(error):
-                raise StoreError(f"{error}; nothing is lost, for nothing was accepted yet") from error
+            if FULL in str(error):
+                raise StoreError(
+                    f"the database {self.path}: {FULL}; nothing is lost, for nothing was accepted yet; {self._advice()}"
+                ) from error
             raise
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
@@ -125,9 +132,19 @@ class SQLiteStore:
         try:
             async with self._opening:
                 db = await self._connection()
-            return await _hop(db, call, *args)
+            if not self._is_full:
+                try:
+                    return await _hop(db, call, *args)
+                except sqlite3.OperationalError as error:
+                    if FULL not in str(error):
+                        raise
+                    self._is_full = True
+            result = await _hop(db, sqlite_sql.with_little_room, call, *args)
         except sqlite3.Error as error:
             raise self._translate(error) from error
+        else:
+            self._is_full = False
+            return result
 
     async def _connection(self) -> aiosqlite.Connection:
         # A file that was deleted or replaced would go on taking commits that nobody will ever read.
@@ -182,8 +199,19 @@ class SQLiteStore:
             "%s; nothing is lost, because what it held was still at hand: leave these files to SQLite", what
         )
 
+    def _advice(self) -> str:
+        """What to free on a full disk: moving what the log holds into the database takes as much as the log at most."""
+        log_path, database = own_files(self.path)[1], self.path
+        size = log_path.stat().st_size if log_path.exists() else 0
+        return (
+            f"free at least {size + LEAST_ROOM:,} bytes on the disk of {database}, and saving, opening and clearing states go on by"
+            " themselves; what a clear removes is room for other states"
+        )
+
     def _translate(self, error: sqlite3.Error) -> StoreError:
         text = str(error)
+        if FULL in text:
+            return StoreUnavailableError(f"the database {self.path}: {text}; {self._advice()}")
         if any(sign in text for sign in _PASSING):
             return StoreUnavailableError(f"the database {self.path}: {text}")
         if "readonly" in text:

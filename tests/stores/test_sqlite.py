@@ -210,6 +210,31 @@ def test_a_full_disk_is_worth_waiting_for(path):
     using(path, fill)
 
 
+def test_a_state_is_cleared_on_a_full_disk_and_makes_room(path):
+    """And where even that finds no room, the error says how much to free."""
+
+    async def fill(store):
+        lease = await one_key(store)
+        full = {f"k{number}": (f'"{"x" * 1000}"', None) for number in range(90)}
+        assert not await store.commit([Batch(lease, full)])
+        pages = await _hop(store._db, lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await _hop(store._db, lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        more = {f"m{number}": value for number, value in enumerate(full.values())}
+        with pytest.raises(StoreUnavailableError, match=r"disk is full; free at least [1-9][\d,]* bytes on"):
+            await store.commit([Batch(lease, more)])
+        assert not await store.commit([Batch(lease, {}, cleared=True)])
+        assert not await store.commit([Batch(lease, more)])
+        assert (await store.read(SCOPE)).entries == {key: text for key, (text, _) in more.items()}
+        with pytest.raises(StoreUnavailableError):
+            await store.commit([Batch(lease, full)])
+        assert await store.clear(SCOPE) == len(more)
+        await store.write(SCOPE, full)
+        spill = await _hop(store._db, lambda db: db.execute("PRAGMA cache_spill").fetchone()[0])
+        assert spill > 0
+
+    using(path, fill)
+
+
 @pytest.mark.parametrize("content", [b"some text\n" * 5, b"some text\n" * 5000], ids=len)
 def test_what_is_not_a_database_is_named(path, content):
     path.write_bytes(content)
