@@ -246,8 +246,10 @@ def _parsed(place: str, trusted: str = "") -> tuple[str, str]:
             f" ({', '.join(sorted(allowed)) or 'empty'})",
         )
     authority = path.partition("/")[0]
-    if authority != trusted and ("@" in authority or magic_at(authority) is not None):
-        raise _refused(place, "it has a user, or a pattern, where its bucket or host belongs")
+    if authority != trusted and "@" in authority:
+        raise _refused(place, "only base may name a user; connections of Airflow are not looked up")
+    if authority != trusted and magic_at(authority) is not None:
+        raise _refused(place, "it has a pattern where its bucket or host belongs")
     if _CONTROLS.search(place):
         raise _refused(place, "it has a control character")
     return protocol, path
