@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem
 
-__all__ = ["Place", "check_allowed", "check_base", "check_before_sending", "is_local", "open_place"]
+__all__ = ["Place", "check_allowed", "check_base", "check_before_sending", "open_place"]
 
 LOCAL: Final = "file"
 MAX_CHARS: Final = 4096
@@ -49,6 +49,9 @@ class Place:
         root: A directory, a file or a glob there.
         literal: How many characters at the beginning of `root` are no pattern.
         base: The folder there that no file may lie outside of, its symbolic links followed; None is any.
+
+    Attributes:
+        is_local: Whether its files are on this machine.
     """
 
     file_system: AbstractFileSystem
@@ -56,14 +59,19 @@ class Place:
     literal: int = 0
     base: str | None = None
 
+    is_local: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_local", LOCAL in _protocols_of(self.file_system))
+
     @property
     def asks_disk(self) -> bool:
         """Whether `check` waits for this machine's disks, which an event loop must not."""
-        return self.base is not None and is_local(self.file_system)
+        return self.is_local and self.base is not None
 
     def url_of(self, name: str) -> str:
         """Where a file is: its path if it is local, else its URL."""
-        return name if is_local(self.file_system) else str(self.file_system.unstrip_protocol(name))
+        return name if self.is_local else str(self.file_system.unstrip_protocol(name))
 
     def path_of(self, name: str) -> UPath:
         """A file as what a processor is given.
@@ -72,9 +80,9 @@ class Place:
             SourceNotAllowedError: See `check`.
         """
         self.check(name)
+        if self.is_local:
+            return UPath(name)
         url = self.url_of(name)
-        if is_local(self.file_system):
-            return UPath(url)
         path: UPath = UPath(url, **self.file_system.storage_options)
         if path.protocol not in _protocols_of(self.file_system):
             raise _refused(url, f"universal_pathlib takes it for one of protocol {path.protocol!r}")
@@ -89,13 +97,13 @@ class Place:
         Raises:
             SourceNotAllowedError: Its name is one that fsspec could take for something else, or it is outside of the base.
         """
-        url = self.url_of(name)
-        if any("::" in text for text in _decodings(url)):
-            raise _refused(url, "it has a ::, which chains file systems")
-        if is_local(self.file_system):
+        if ":" in name or "%" in name:
+            _check_chain(name)
+        if self.is_local:
             if self.base is not None and not _is_below(real := os.path.realpath(name), self.base):
-                raise _refused(url, f"it leads to {real!r}, outside of base")
+                raise _refused(name, f"it leads to {real!r}, outside of base")
             return
+        url = self.url_of(name)
         if "://" in name and name.partition("://")[0] not in allowed_protocols():
             raise _refused(url, "its name is a URL of another protocol")
         set_here = _options_of(type(self.file_system), url)
@@ -189,11 +197,6 @@ def open_place(place: str, base: str | None = None) -> Place:
     return Place(file_system, root, literal, base_root)
 
 
-def is_local(file_system: AbstractFileSystem) -> bool:
-    """Whether its files are on this machine."""
-    return LOCAL in _protocols_of(file_system)
-
-
 def _resolved(place: str, base: str | None) -> tuple[str, str, str | None]:
     """The protocol of a place, its path, and the part of the path that is the base."""
     if base is None:
@@ -265,11 +268,14 @@ def _check_text(place: str) -> None:
         os.fsencode(place)
     except UnicodeEncodeError:
         raise _refused(place, "it has a character that no file name can have") from None
-    for text in _decodings(place):
-        if "::" in text:
-            raise _refused(place, "it has a ::, which chains file systems")
-        if "\x00" in text:
-            raise _refused(place, "it has a character that no file name can have")
+    if any("\x00" in text for text in _decodings(place)):
+        raise _refused(place, "it has a character that no file name can have")
+    _check_chain(place)
+
+
+def _check_chain(place: str) -> None:
+    if any("::" in text for text in _decodings(place)):
+        raise _refused(place, "it has a ::, which chains file systems")
 
 
 def _decodings(text: str) -> Iterator[str]:
