@@ -26,6 +26,8 @@ QUICK = [
     "tests/unit/jobs",
     "tests/unit/test_runs.py",
     "tests/unit/test_runs_made_again.py",
+    "tests/unit/places/test_base.py",
+    "tests/unit/places/test_places.py",
     "tests/unit/test_settings.py",
     "tests/unit/test_sync.py",
     "tests/unit/test_triggers.py",
