@@ -138,16 +138,14 @@ class FileWork:
                 on_error=self.on_error,
                 record=add_up,
             )
-            status = "success"
         except WorkFailedError as error:
-            summary, status = error.summary, "failed"
-        if not summary.done + summary.skipped + summary.failed:
+            summary = error.summary
+        if not summary.total:
             if self.require_files:
                 raise SourceError(f"there is no file in {self.source!r}, and require_files is set")
             log.warning("there is no file in %r", self.source)
         return {
             **summary.as_event(),
-            "status": status,
             "failures": [
                 {"file": path_of(failure.item, self.identity), "error": failure.error}
                 for failure in summary.failures

@@ -33,9 +33,9 @@ class Log:
         """Log at INFO; `args` as for the standard library's loggers, here and below."""
         self._write(logging.INFO, message, args, None)
 
-    def warning(self, message: str, *args: object) -> None:
-        """Log at WARNING."""
-        self._write(logging.WARNING, message, args, None)
+    def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log at WARNING, with the traceback of `exc_info`."""
+        self._write(logging.WARNING, message, args, exc_info)
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         """Log at ERROR, with the traceback of `exc_info`."""

@@ -42,8 +42,8 @@ class ProcessFilesOperator(BaseOperator):
     on with the files that are left; what finished less than `max_delay` before a crash may be processed again.
     Deferrable or not, the state is the same, so the flag may be changed between attempts.
 
-    The result is a dict: `status`, `done`, `skipped` (done before), `failed`, `failures` (the first ten, each with
-    `file` and `error`), `totals` and `elapsed` (seconds).
+    The result is a dict: `status` ("failed" if a file failed, else "success"), `total`, `done`, `skipped` (done before),
+    `failed`, `done_in_all`, `failures` (the first ten, each with `file` and `error`), `totals` and `elapsed` (seconds).
 
     Args:
         source: A directory (with all below it), a glob, a file, any of them as an fsspec URL, or a list of files.
@@ -61,7 +61,7 @@ class ProcessFilesOperator(BaseOperator):
         max_attempts: How often one attempt of the task tries a file before it counts as failed. The task's next
             attempt tries it anew.
         on_error: "raise" fails the task at the first file that failed for good; "collect" goes on, and succeeds with
-            the failures in the result.
+            the failures in the result, whose `status` is then "failed".
         identity: How a file is recognised: "stat" by path, size and modification time, so that one that changed is
             processed again; "path" by path alone.
         require_files: Whether a source that does not exist, or holds no file, fails the task.
@@ -158,7 +158,7 @@ class ProcessFilesOperator(BaseOperator):
         counts = "{done} files done, {skipped} done before, {failed} failed, in {elapsed} s".format_map(
             result
         )
-        if result["status"] == "failed":
+        if result["status"] == "failed" and self.on_error == "raise":
             first = "; ".join(f"{failure['file']}: {failure['error']}" for failure in result["failures"])
             raise AirflowException(f"{counts}: {first}")
         self.log.info("%s", counts)

@@ -22,6 +22,7 @@ from async_task_state.errors import (
     StoreUnavailableError,
     WorkFailedError,
 )
+from async_task_state.logs import Log
 from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkSummary
 from async_task_state.settings import check_count
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+log = Log(__name__)
+
 Take: TypeAlias = "Callable[[], Awaitable[Any]]"
 Call: TypeAlias = "Callable[[Any], Awaitable[Any]]"
 
 _END: Final = object()
 SHOWN_FAILURES: Final = 10
+LOGGED_FAILURES: Final = 20
 COUNTS_CANCELLATIONS: Final = sys.version_info >= (3, 11)
 """Whether a task knows that it is being cancelled. If not, who awaits what was cancelled ends the run, as cancelled."""
 _STATE_LOST: Final = (StaleWriterError, StateNotOpenError, StoreUnavailableError)
@@ -86,8 +90,20 @@ class Run:
             for _ in range(self._concurrency):
                 group.start_soon(self._worker, take, call, group.cancel_scope)
         summary = WorkSummary(
-            self._done, self._skipped, self._failed, tuple(self._failures), time.monotonic() - started
+            self._done,
+            self._skipped,
+            self._failed,
+            self._failures,
+            time.monotonic() - started,
+            len(self._work._done),
         )
+        if self._failed > LOGGED_FAILURES:
+            log.warning(
+                "%s: %d more items of work set %r failed",
+                self._work._state._scope,
+                self._failed - LOGGED_FAILURES,
+                self._work.name,
+            )
         if isinstance(self._fatal, _ItemFailed):
             raise WorkFailedError(str(self._fatal), summary) from self._fatal.__cause__
         if self._fatal is not None:
@@ -119,6 +135,7 @@ class Run:
             return
         self._begun.add(digest)
         error: BaseException | None = None
+        # Counted as soon as it is recorded: what comes after may be cancelled.
         while not work._given_up(digest, self._max_attempts):
             try:
                 result = await call(item)
@@ -128,22 +145,42 @@ class Run:
                 if not is_of_item(raised):
                     raise
                 error = raised
-                await pause_if_due(work._record_failed(digest, self._key(item), raised))
+                pending = work._record_failed(digest, self._key(item), raised)
+                if work._given_up(digest, self._max_attempts):
+                    self._count_failure(work._failures[digest], error)
+                await pause_if_due(pending)
             else:
                 pending = work._record_done(
                     digest, {} if self._record is None else self._record(item, result)
                 )
-                if must_pause(pending):
-                    await pause(pending)
                 self._begun.discard(digest)
                 self._done += 1
+                if must_pause(pending):
+                    await pause(pending)
                 return
         failure = work._failures[digest]
+        if error is None:
+            # By an earlier process of this attempt.
+            self._count_failure(failure, None)
+        self._end_at(failure, error)
+
+    def _end_at(self, failure: Failure, error: BaseException | None) -> None:
+        if self._on_error == "raise":
+            raise _ItemFailed(f"{failure.item!r} failed: {failure.error}") from error
+
+    def _count_failure(self, failure: Failure, error: BaseException | None) -> None:
         self._failed += 1
         if len(self._failures) < SHOWN_FAILURES:
             self._failures.append(failure)
-        if self._on_error == "raise":
-            raise _ItemFailed(f"{failure.item!r} failed: {failure.error}") from error
+        if self._failed <= LOGGED_FAILURES:
+            log.warning(
+                "%s: %r of work set %r failed: %s",
+                self._work._state._scope,
+                failure.item,
+                self._work.name,
+                failure.error,
+                exc_info=error,
+            )
 
     def _caller(self) -> Call:
         """`fn` as an async function: a plain one runs in a worker thread, and what it returns may be awaitable."""

@@ -7,7 +7,6 @@ nothing of it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from async_task_state.codec import check_key, decode, encode, encode_changes
@@ -230,7 +229,7 @@ class WorkSet:
                 attempt,
                 1 if earlier is None or earlier.attempt != attempt else earlier.attempt_tries + 1,
             )
-            change = (encode(key, asdict(failure), self._state._max_bytes), None)
+            change = (encode(key, failure, self._state._max_bytes), None)
             self._failures[digest] = failure
             pending.whole(pending.add, {key: change})
         return pending

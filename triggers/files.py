@@ -27,8 +27,8 @@ __all__ = ["ProcessFilesTrigger"]
 class ProcessFilesTrigger(CheckpointTrigger):
     """Processes files in the triggerer, each recorded when it is done; fires one event with the counts.
 
-    The payload is a dict: `status` ("success" or "failed"), `done`, `skipped`, `failed`, `failures` (the first ten,
-    each with `file` and `error`), `totals` and `elapsed` (seconds).
+    The payload is a dict: `status` ("failed" if a file failed, else "success"), `total`, `done`, `skipped`, `failed`,
+    `done_in_all`, `failures` (the first ten, each with `file` and `error`), `totals` and `elapsed` (seconds).
 
     Args:
         source: See `async_task_state.operators.ProcessFilesOperator`, for this and all the others.

@@ -103,7 +103,7 @@ async def use_a_work_set(work: WorkSet) -> None:
         assert_type(error.summary, WorkSummary)
     else:
         assert_type(summary.as_event(), dict[str, Any])
-        assert_type(summary.failures, tuple[Failure, ...])
+        assert_type(summary.failures, list[Failure])
 
 
 async def misuse(state: TaskState, work: WorkSet) -> None:

@@ -296,7 +296,7 @@ def test_g8_what_is_no_source_is_refused(trigger, source):
 async def test_failures_are_named_by_file_and_error(make_state, folder):
     (folder / "bad#1.txt").write_text("")
     collected = await run(make_state, source=str(folder), processor=picky, on_error="collect", max_attempts=2)
-    assert (collected["status"], collected["done"], collected["failed"]) == ("success", 5, 1)
+    assert (collected["status"], collected["done"], collected["failed"]) == ("failed", 5, 1)
     assert collected["failures"] == [
         {"file": str(folder / "bad#1.txt"), "error": "ValueError: cannot read bad#1.txt"}
     ]
