@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from shlex import join
 from typing import TYPE_CHECKING
 
 from async_task_state.errors import StaleAttemptError
@@ -114,6 +115,7 @@ def of_run(snapshot: Snapshot | None, attempt: int | None, run: Run | None) -> S
 def _arguments(scope: Scope) -> str:
     """What names a scope on the command line."""
     if isinstance(scope, AssetScope):
-        return f"--asset {scope.name}" if scope.name is not None else f"--asset-uri {scope.uri}"
-    index = "" if scope.map_index == -1 else f" --map-index {scope.map_index}"
-    return f"{scope.dag_id} {scope.run_id} {scope.task_id}{index}"
+        return join(["--asset-uri", scope.uri or ""] if scope.name is None else ["--asset", scope.name])
+    index = [] if scope.map_index == -1 else ["--map-index", str(scope.map_index)]
+    region = [] if scope.region_id is None else ["--region-id", str(scope.region_id)]
+    return join([scope.dag_id, scope.run_id, scope.task_id, *index, *region])

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from async_task_state import StaleAttemptError, TaskScope
+from async_task_state import AssetScope, StaleAttemptError, TaskScope
 from async_task_state.runs import Relation, Run, relation, run_of
 from async_task_state.stores.admission import Admission, Held, admit
 from async_task_state.testing.runs import run_made
@@ -128,6 +128,22 @@ def test_what_is_kept_of_who_was_let_in(held, attempt, run, admitted):
 def test_g4_who_is_not_let_in_is_told_why(held, attempt, run, said):
     with pytest.raises(StaleAttemptError, match=said):
         admit(SCOPE, attempt, run, held)
+
+
+@pytest.mark.parametrize(
+    ("scope", "named"),
+    [
+        (TaskScope("dag", "a run; rm *", "task", 3), "dag 'a run; rm *' task --map-index 3"),
+        (TaskScope("dag", "run", "task", region_id=UUID(int=7)), f"dag run task --region-id {UUID(int=7)}"),
+        (AssetScope("an asset"), "--asset 'an asset'"),
+        (AssetScope(uri="s3://a"), "--asset-uri s3://a"),
+    ],
+    ids=str,
+)
+def test_g8_the_command_that_lets_one_in_can_be_pasted(scope, named):
+    with pytest.raises(StaleAttemptError) as caught:
+        admit(scope, 1, None, Held(2))
+    assert str(caught.value).endswith(f"remove it: async-task-state clear {named}")
 
 
 @pytest.mark.parametrize(

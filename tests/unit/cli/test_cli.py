@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from async_task_state import NEVER_EXPIRE, Settings, StaleWriterError, TaskScope, cli
+from async_task_state import NEVER_EXPIRE, Settings, StaleAttemptError, StaleWriterError, TaskScope, cli
 from async_task_state.lifetime import shutdown
 from async_task_state.scopes import AssetScope
 
@@ -206,6 +206,15 @@ def test_clear_fences_the_holder(run, make_state):
     )
     shown = json.loads(run("show", *IDS, "--json")[1])
     assert (shown["values"], shown["work"]) == ({}, [])
+
+
+def test_clear_lets_a_task_in_that_was_locked_out(run, fill):
+    fill(attempt=1_000_000, n=1)
+    with pytest.raises(StaleAttemptError, match="remove it: async-task-state clear dag run task"):
+        fill(attempt=2, n=2)
+    assert run("clear", *IDS, "--yes")[0] == 0
+    fill(attempt=2, n=2)
+    assert json.loads(run("show", *IDS, "--json")[1])["values"] == {"n": 2}
 
 
 def test_clear_as_json(run, fill):
