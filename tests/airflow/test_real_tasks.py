@@ -74,7 +74,13 @@ def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal, tmp_
         source.backup(target)
     database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{copy}"}
     conf = {"journal": str(journal.path), "steps": 20}
-    code = f"from crash_dags import deferred_twice; print(deferred_twice.test(run_conf={conf!r}).state)"
+    # Each run of a date replaces the one before it, under the same id.
+    code = (
+        "from datetime import datetime, timezone; from crash_dags import deferred_twice;"
+        " at = datetime(2026, 1, 1, tzinfo=timezone.utc);"
+        f" runs = [deferred_twice.test(run_conf={conf!r}, logical_date=at, run_after=at) for _ in range(2)];"
+        " print(*[run.state for run in runs], len({run.run_id for run in runs}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**airflow.environment, **database},
@@ -84,5 +90,5 @@ def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal, tmp_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "success" in done.stdout.splitlines()[-1], done.stdout + done.stderr
-    assert [line["step"] for line in journal.having("step")] == list(range(40))
+    assert done.stdout.splitlines()[-1] == "success success 1", done.stdout + done.stderr
+    assert [line["step"] for line in journal.having("step")] == 2 * list(range(40))
