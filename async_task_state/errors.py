@@ -16,6 +16,7 @@ __all__ = [
     "InvalidValueError",
     "JobCallError",
     "JobFailedError",
+    "JobGoneError",
     "NoScopeError",
     "NotAwaitedError",
     "ProcessorError",
@@ -83,6 +84,10 @@ class JobFailedError(AsyncTaskStateError):
     def __reduce__(self) -> tuple[type[JobFailedError], tuple[Any, str]]:
         """Keep both when the error crosses a process boundary."""
         return type(self), (self.job_id, self.status)
+
+
+class JobGoneError(AsyncTaskStateError):
+    """A remote job, or its result, is no longer on its service; for an author's `poll`, `cancel` and `result` to raise."""
 
 
 class NoScopeError(AsyncTaskStateError, RuntimeError):

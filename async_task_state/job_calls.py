@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from async_task_state.errors import InvalidArgumentError, JobCallError, UnknownJ
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+log = logging.getLogger(__name__)
 
 __all__ = ["CALLS", "JobCalls", "JobDefinition", "Meaning", "RemoteJob", "mapping_of"]
 
@@ -47,14 +50,15 @@ class RemoteJob:
     """A service's jobs as methods, for an author who prefers a class; its dotted path is given as `job`.
 
     Methods may be async, or plain, which then run in a worker thread. One that is an async context manager is entered
-    for as long as a job is watched. Any other class with such methods, as a hook of Airflow's, will do as well.
+    for as long as a job is watched; after a call that failed another object is made and entered in its place, because a
+    token may have expired. Any other class with such methods, as a hook of Airflow's, will do as well.
     """
 
     if TYPE_CHECKING:
         submit: Callable[..., Any]
         """Called with the job's arguments as keywords; returns its id, any JSON value but None."""
         poll: Callable[..., Any]
-        """Called with the id; returns the status."""
+        """Called with the id; returns the status, or raises `JobGoneError`."""
         cancel: Callable[..., Any]
         """Called with the id, maybe more than once."""
 
@@ -122,7 +126,7 @@ class JobDefinition:
         Raises:
             JobCallError: One cannot be imported or called.
         """
-        self._found(self._made())
+        self.functions_of(self.make())
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[JobCalls]:
@@ -131,19 +135,26 @@ class JobDefinition:
         Raises:
             JobCallError: One cannot be imported or called.
         """
-        async with AsyncExitStack() as stack:
-            owner = self._made()
-            if hasattr(type(owner), "__aenter__"):
-                owner = await stack.enter_async_context(owner)
-            yield self._found(owner)
+        calls = JobCalls(self)
+        try:
+            await calls.renew()
+            yield calls
+        finally:
+            await calls.close()
 
-    def _made(self) -> Any:
+    def make(self) -> Any:
+        """A new object of the class that is given as `job`; None where none is."""
         if self.job is None:
             return None
         return _loaded("job", self.job)(**mapping_of("job_args", self.job_args))
 
-    def _found(self, owner: Any) -> JobCalls:
-        return JobCalls(self, owner, {name: self._function(name, owner) for name in CALLS})
+    def functions_of(self, owner: Any) -> dict[str, Callable[..., Any] | None]:
+        """Every function by its name, as methods of `owner` where there is one.
+
+        Raises:
+            JobCallError: One cannot be imported or called.
+        """
+        return {name: self._function(name, owner) for name in CALLS}
 
     def _function(self, name: str, owner: Any) -> Callable[..., Any] | None:
         wanted = getattr(self, name)
@@ -161,18 +172,44 @@ class JobDefinition:
 class JobCalls:
     """The functions of a job, found and ready to be called."""
 
-    def __init__(
-        self, definition: JobDefinition, owner: Any, functions: Mapping[str, Callable[..., Any] | None]
-    ) -> None:
-        self._owner = owner
-        self._functions = functions
-        self._key_path = definition.idempotency_argument or self._key_parameter()
+    def __init__(self, definition: JobDefinition) -> None:
+        self._definition = definition
+        self._exits = AsyncExitStack()
+        self._owner: Any = None
+        self._functions: dict[str, Callable[..., Any] | None] = {}
         self._words = {**_WORDS, **{_word(text): what for text, what in (definition.statuses or {}).items()}}
+
+    async def renew(self) -> None:
+        """Make and enter the job, in place of the one that there was: its token or its connection may be of no use.
+
+        Raises:
+            JobCallError: A function cannot be imported or called.
+            Exception: What the author's class raises.
+        """
+        if self._functions and self._definition.job is None:
+            return
+        try:
+            await self.close()
+        except Exception as error:  # noqa: BLE001 - what is of no use may not leave in order
+            log.warning("the job's object has not closed in order: %r", error)
+        owner = self._definition.make()
+        if hasattr(type(owner), "__aenter__"):
+            owner = await self._exits.enter_async_context(owner)
+        self._owner, self._functions = owner, self._definition.functions_of(owner)
+
+    async def close(self) -> None:
+        """Leave the job, where it was entered."""
+        exits, self._exits = self._exits, AsyncExitStack()
+        await exits.aclose()
 
     @property
     def takes_key(self) -> bool:
         """Whether `submit` is given an idempotency key."""
         return self._key_path is not None
+
+    @property
+    def _key_path(self) -> str | None:
+        return self._definition.idempotency_argument or self._key_parameter()
 
     async def submit(self, arguments: Mapping[str, Any], key: str) -> Any:
         """Submit a job and return its id.
@@ -180,8 +217,9 @@ class JobCalls:
         Raises:
             JobCallError: There was none.
         """
-        if self._key_path is not None:
-            arguments = _with(arguments, self._key_path.split("."), key)
+        path = self._key_path
+        if path is not None:
+            arguments = _with(arguments, path.split("."), key)
         job_id = await self._call("submit", **arguments)
         if job_id is None:
             raise JobCallError("submit returned None: it must return the id of the job it has submitted")

@@ -11,8 +11,17 @@ from uuid import uuid4
 
 import anyio
 
-from async_task_state.errors import AsyncTaskStateError, InvalidArgumentError, JobCallError
+from async_task_state.codec import decode, encode
+from async_task_state.errors import (
+    AsyncTaskStateError,
+    InvalidArgumentError,
+    InvalidValueError,
+    JobCallError,
+    JobGoneError,
+    UnknownJobStatusError,
+)
 from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
+from async_task_state.job_gone import is_gone
 from async_task_state.leaving import keeping_portal
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
 
@@ -29,8 +38,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 JOB: Final = "job"
-"""The key of the job: `id`, `state`, the `status` that was polled last, the `attempt` that wrote it, and its
-`idempotency_key`."""
+"""The key of the job: `id`, `state`, the `status` that was polled last, the `attempt` that submitted it, or saw it running
+or succeed last, and its `idempotency_key`."""
 RESULT: Final = "result"
 """The key of what the job gave, unless that is None."""
 EARLIER: Final = "earlier_jobs"
@@ -42,6 +51,7 @@ REFUSED: Final = "refused"
 RUNNING: Final = "running"
 SUCCEEDED: Final = "succeeded"
 FAILED: Final = "failed"
+GONE: Final = "gone"
 CANCELLED: Final = "cancelled"
 
 SUBMIT_SECONDS: Final = 5.0
@@ -85,12 +95,28 @@ class JobWork(JobDefinition):
             UnknownJobStatusError: Nobody has said what a status means.
             Exception: What the author's functions raise.
         """
+        result = None
         async with self.open() as calls:
             await self._cancel_earlier(calls, state)
             job = await self._job(calls, state)
-            if job["state"] == RUNNING:
+            while job["state"] == RUNNING:
                 job = await self._watch(calls, state, job)
-            result = await self._result(calls, state, job) if job["state"] == SUCCEEDED else None
+                if is_to_be_replaced(job, state.attempt):
+                    log.info(
+                        "job %r of attempt %d is %s: %s",
+                        job["id"],
+                        job["attempt"],
+                        job["state"],
+                        job["status"],
+                    )
+                    job = await self._job(calls, state)
+            if job["state"] == SUCCEEDED:
+                try:
+                    result = await self._result(calls, state, job)
+                except JobGoneError as error:
+                    job = await self._gone(
+                        state, {**job, "attempt": state.attempt}, error, "its result is gone"
+                    )
         return {
             "status": "success" if job["state"] == SUCCEEDED else "failed",
             "job_id": job.get("id"),
@@ -127,37 +153,67 @@ class JobWork(JobDefinition):
 
     async def _submit(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> dict[str, Any]:
         try:
-            job_id = await calls.submit(mapping_of("arguments", self.arguments), job["idempotency_key"])
+            given = await calls.submit(mapping_of("arguments", self.arguments), job["idempotency_key"])
         except Exception as error:
             # A retry sends the same key, for the request may have arrived; a clear takes the error's word for it.
             await _remember(
                 state, {**job, "state": REFUSED, "status": f"submit raised {error!r}"[:STATUS_CHARS]}
             )
             raise
+        try:
+            # As a later process will find it.
+            job_id = decode(encode("id", given, load_settings().max_value_bytes))
+        except InvalidValueError as error:
+            await self._disown(calls, given)
+            await _remember(state, {**job, "state": CANCELLED, "status": f"{error}"[:STATUS_CHARS]})
+            raise
         job = {"id": job_id, **job, "state": RUNNING, "status": "submitted"}
         await _remember(state, job)
         return job
 
+    async def _disown(self, calls: JobCalls, job_id: Any) -> None:
+        """Cancel a job whose id no later process could be given."""
+        try:
+            await calls.cancel(job_id)
+        except Exception as error:  # noqa: BLE001 - what is wrong with the id is what is raised
+            log.warning("a job whose id is no JSON could not be cancelled and may be running: %r", error)
+
     async def _watch(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> dict[str, Any]:
-        """Poll until the job ends, and make its outcome durable."""
-        poll = partial(calls.poll, job["id"])
+        """Poll until the job ends, and make its outcome durable.
+
+        A job that is found to have failed before this attempt has seen it running is an earlier attempt's failure.
+        """
         for wait in self._waits():
-            meaning, status = await self._insist(poll, "poll")
+            try:
+                meaning, status = await self._insist(calls, partial(calls.poll, job["id"]), "poll")
+            except JobGoneError as error:
+                return await self._gone(state, job, error, "gone")
+            if meaning == FAILED:
+                job = {**job, "state": FAILED, "status": status}
+            elif meaning == SUCCEEDED:
+                job = {**job, "state": SUCCEEDED, "status": status, "attempt": state.attempt}
+            elif (status, state.attempt) != (job["status"], job["attempt"]):
+                log.info("job %r is %s", job["id"], status)
+                job = {**job, "status": status, "attempt": state.attempt}
+                await _remember(state, job)
             if meaning != RUNNING:
-                job = {**job, "state": meaning, "status": status, "attempt": state.attempt}
                 await _remember(state, job)
                 break
-            if status != job["status"]:
-                log.info("job %r is %s", job["id"], status)
-                job = {**job, "status": status}
-                await _remember(state, job)
             await anyio.sleep(wait)
+        return job
+
+    async def _gone(
+        self, state: TaskState, job: dict[str, Any], error: Exception, what: str
+    ) -> dict[str, Any]:
+        """Remember that there is nothing more to be had of a job, so that the next attempt submits another."""
+        job = {**job, "state": GONE, "status": f"{what}: {error}"[:STATUS_CHARS]}
+        await _remember(state, job)
         return job
 
     async def _result(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> Any:
         result = await state.get(RESULT)
         if result is None:
-            result = await self._insist(partial(calls.result, job["id"]), "result")
+            result = await self._insist(calls, partial(calls.result, job["id"]), "result")
             if result is not None:
                 await state.set(RESULT, result)
                 # As a later process will find it.
@@ -166,8 +222,17 @@ class JobWork(JobDefinition):
 
     async def _cancel_earlier(self, calls: JobCalls, state: TaskState) -> None:
         for job in await state.get(EARLIER, []):
-            cancelled = await self._cancel(calls, job)
-            log.info("cancelled job %r of attempt %d", cancelled.get("id"), job["attempt"])
+            try:
+                job = await self._cancel(calls, job)  # noqa: PLW2901 - with its id
+            except JobCallError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the author's; the task goes on without it
+                log.warning(
+                    "job %r of attempt %d could not be cancelled and may be running: %r",
+                    *(job.get("id"), job["attempt"], error),
+                )
+            else:
+                log.info("cancelled job %r of attempt %d", job.get("id"), job["attempt"])
         await state.delete(EARLIER)
 
     async def _cancel(self, calls: JobCalls, job: dict[str, Any]) -> dict[str, Any]:
@@ -181,23 +246,37 @@ class JobWork(JobDefinition):
                 return job
             arguments = mapping_of("arguments", self.arguments)
             submit = partial(calls.submit, arguments, job["idempotency_key"])
-            job = {"id": await self._insist(submit, "submit"), **job}
-        await self._insist(partial(_cancelled, calls, job["id"]), "cancel")
+            job = {"id": await self._insist(calls, submit, "submit"), **job}
+        await self._insist(calls, partial(_cancelled, calls, job["id"]), "cancel")
         return job
 
-    async def _insist(self, call: Callable[[], Awaitable[T]], name: str) -> T:
-        """What a call that may be repeated gives, however often it fails before."""
-        waits, failures = self._waits(), 0
+    async def _insist(self, calls: JobCalls, call: Callable[[], Awaitable[T]], name: str) -> T:
+        """What a call that may be repeated gives, however often it fails before.
+
+        Raises:
+            JobGoneError: The author has raised it; or the service has said so until the end.
+            Exception: What the call has raised last.
+        """
+        waits, failures, renewing = self._waits(), 0, False
         while True:
             try:
+                if renewing:
+                    await calls.renew()
+                    renewing = False
                 return await call()
+            except UnknownJobStatusError as error:
+                # Services answer with nothing, or with a word of a proxy's, now and then.
+                failed: Exception = error
             except AsyncTaskStateError:
                 raise
-            except Exception as error:
-                failures += 1
-                if failures >= self.max_poll_failures:
-                    raise
-                log.warning("%s has failed %d times in a row: %r", name, failures, error)
+            except Exception as error:  # noqa: BLE001 - the author's; raised below
+                failed, renewing = error, True
+            failures += 1
+            if failures >= self.max_poll_failures:
+                if is_gone(failed):
+                    raise JobGoneError(f"{name} raised {failed!r}") from failed
+                raise failed
+            log.warning("%s has failed %d times in a row: %r", name, failures, failed)
             await anyio.sleep(next(waits))
 
     def _waits(self) -> Iterator[float]:
@@ -219,8 +298,8 @@ def is_unfinished(job: Mapping[str, Any]) -> bool:
 
 
 def is_to_be_replaced(job: Mapping[str, Any], attempt: int) -> bool:
-    """Whether this attempt submits another job: there is none, or an earlier attempt's has failed."""
-    return not job or (job["state"] in (FAILED, CANCELLED) and job["attempt"] < attempt)
+    """Whether this attempt submits another job: there is none, or an earlier attempt's has failed or is gone."""
+    return not job or (job["state"] in (FAILED, GONE, CANCELLED) and job["attempt"] < attempt)
 
 
 def _unfinished_jobs(values: dict[str, Any]) -> dict[str, Any]:
@@ -237,11 +316,25 @@ async def _remember(state: TaskState, job: dict[str, Any]) -> None:
 async def _cancelled(calls: JobCalls, job_id: Any) -> None:
     try:
         await calls.cancel(job_id)
-    except Exception:
+    except JobGoneError:
+        return
+    except Exception as error:
         # What has ended need not be cancelled, and some services refuse to.
-        meaning, _ = await calls.poll(job_id)
-        if meaning == RUNNING:
+        if not await _is_over(calls, job_id, denied=is_gone(error)):
             raise
+
+
+async def _is_over(calls: JobCalls, job_id: Any, *, denied: bool) -> bool:
+    """Whether a job that could not be cancelled is not running; `denied` is whether the service has said so before."""
+    try:
+        meaning, _ = await calls.poll(job_id)
+    except JobGoneError:
+        return True
+    except Exception as error:
+        if denied and is_gone(error):
+            return True
+        raise
+    return meaning != RUNNING
 
 
 async def _even_if_cancelled(call: Callable[[], Awaitable[T]]) -> T:

@@ -170,8 +170,10 @@ class RemoteJobOperator(BaseOperator):
 
     The job's id is durable before it is polled for the first time. A retry, or the same attempt in a new process,
     goes on with a job that is still running, and takes the outcome of one that has ended without polling it again.
-    When the job has failed, so has the attempt; the next attempt submits a new one. Deferrable or not, the state is
-    the same, so the flag may be changed between attempts.
+    When the job has failed, or is gone from its service, so has the attempt; the next attempt submits a new one. A retry
+    that finds the earlier attempt's job failed submits a new one at once. A job is gone when `poll` or `result` raises
+    `JobGoneError`, or `max_poll_failures` times in a row what a client or a hook raises for a 404 or 410. Deferrable or
+    not, the state is the same, so the flag may be changed between attempts.
 
     Between `submit` and the moment its answer is durable a crash leaves a job of which nobody knows. Before `submit` is
     called an idempotency key is made durable; it is given to a `submit` that takes one, and after such a crash the same
@@ -179,8 +181,9 @@ class RemoteJobOperator(BaseOperator):
     process that is asked to end lets a submission take up to 5 more seconds. Where `submit` raises, a retry sends the
     same key, for the request may have arrived all the same; a clear takes the error's word that there is no job.
 
-    The job is cancelled when a user marks the task as failed or as successful, deletes its run, or clears it. A clear
-    cancels it before a new one is submitted; with `[async_task_state] on_clear = resume` it goes on instead. It is
+    The job is cancelled when a user marks the task as failed or as successful, or clears it. A clear cancels it before
+    a new one is submitted; where that has failed `max_poll_failures` times, it is logged, and the new one is submitted
+    all the same. With `[async_task_state] on_clear = resume` the job goes on instead. It is
     *not* cancelled when a process dies or is shut down, when a trigger moves to another triggerer, nor when
     `execution_timeout` is over, of a deferred task or of one that runs here: the next attempt goes on with the job, and
     after the last one it is the service that must end it. On the worker Airflow sends the same signal for a user's
@@ -189,17 +192,20 @@ class RemoteJobOperator(BaseOperator):
     user's.
 
     The result is what `result` returned. What `async-task-state show` shows is the key `job` (its `id`, its `state`, the
-    `status` that was polled last, its `idempotency_key`, and the `attempt` that submitted it or saw it end), `result`, and
+    `status` that was polled last, its `idempotency_key`, and the `attempt` that submitted it, or saw it running or succeed
+    last), `result`, and
     `earlier_jobs`, those that are to be cancelled after a clear.
 
     Args:
-        submit: The dotted path of a function that submits the job and returns its id, any JSON value but None. It is
-            called with `arguments` as keywords and, if it has a parameter `idempotency_key`, with the key. Functions
+        submit: The dotted path of a function that submits the job and returns its id, any JSON value but None; a tuple
+            becomes a list, and of an id that is no JSON the job is cancelled before the error is raised. It is called with `arguments` as keywords and, if it has a parameter `idempotency_key`, with the key. Functions
             may be async, or plain, which then run in a worker thread. With `deferrable=False` a function will do.
         poll: The same of one that is called with the id and returns the status: a word, an enum's member, or an object
-            with `is_terminal` and `is_successful`.
+            with `is_terminal` and `is_successful`. It raises `async_task_state.JobGoneError` where the service knows
+            no such job.
         cancel: The same of one that is called with the id and cancels the job. It may be called again for a job that
-            was cancelled, for a crash may come between; if it raises and the job is found to have ended, all is well.
+            was cancelled, for a crash may come between; if it raises and the job is found to have ended, or both calls
+            say that it is gone, all is well.
         result: The same of one that is called with the id of a job that succeeded and returns what it gave, a JSON
             value of at most `[async_task_state] max_value_bytes`. May be called again after a crash.
         job: The dotted path of a class whose methods `submit`, `poll`, `cancel` and `result` are the functions: a
@@ -209,14 +215,16 @@ class RemoteJobOperator(BaseOperator):
         arguments: A mapping, what `submit` is called with. Templated.
         statuses: What the service's statuses mean: a mapping to "running", "succeeded" or "failed", in addition to
             words that mean the same everywhere, as "RUNNING", "SUCCEEDED" and "FAILED". Case does not matter, and a
-            member of an enum stands for its value. A status of which nothing is known is an error.
+            member of an enum stands for its value. A status of which nothing is known, or none, counts as a poll that
+            has raised.
         idempotency_argument: Where `submit` takes the idempotency key, a string of 32 letters and digits, if not as
             `idempotency_key`: "client_request_token", or within `arguments`: "json.idempotency_token".
         poll_interval: Seconds between the first polls, at most; then the interval grows by half each time. Each wait
             is a random part of it, at least half.
         max_poll_interval: Seconds between polls, at most.
         max_poll_failures: How often in a row a poll may raise, with the same waits between, until its error ends the
-            attempt; the next one goes on with the job. For `cancel` and `result` too.
+            attempt; the next one goes on with the job. For `cancel` and `result` too. After each failure `job` is made
+            again, because its token may have expired.
         deferrable: Whether the triggerer does all of it; None takes `[operators] default_deferrable`.
         **kwargs: Those of every operator.
 
@@ -229,6 +237,7 @@ class RemoteJobOperator(BaseOperator):
     ui_color: str = "#d5e6f2"
 
     _loop: asyncio.AbstractEventLoop | None = None
+    _kill_is_open = False
 
     def __init__(
         self,
@@ -284,7 +293,13 @@ class RemoteJobOperator(BaseOperator):
                 method_name="execute_complete",
                 timeout=self.execution_timeout,
             )
-        return asyncio.run(self.aexecute(context))
+        try:
+            return asyncio.run(self.aexecute(context))
+        except BaseException:
+            # A signal handler that raises after on_kill() ends the loop before it is known whose kill it is.
+            if self._kill_is_open:
+                asyncio.run(self._cancel_if_killed())
+            raise
 
     async def aexecute(self, context: Context) -> Any:  # noqa: ARG002 - Airflow's signature
         """See the job through in this process."""
@@ -305,6 +320,7 @@ class RemoteJobOperator(BaseOperator):
         loop = self._loop
         # Airflow calls this in a signal handler, where nothing can be awaited; and after execution_timeout.
         if loop is not None and not loop.is_closed():
+            self._kill_is_open = True
             loop.call_soon_threadsafe(self._killed.set)
 
     async def _run(self, state: TaskState) -> dict[str, Any]:
@@ -322,17 +338,29 @@ class RemoteJobOperator(BaseOperator):
         # What kept it from finding out is no reason to cancel.
         killed.result()
         await work.cancel_job(state)
+        self._kill_is_open = False
         return await work.run(state)
 
     async def _wait_for_users_kill(self, state: TaskState) -> None:
         while True:
             await self._killed.wait()
             self._killed.clear()
-            task_state = await state_in_airflow(state.scope)
-            if is_users_kill(task_state, doubtful=False, resumes=after_clear() == "resume"):
-                self.log.info("cancelling the job: the task is %s in Airflow", task_state)
+            if await self._is_users_kill(state):
                 return
-            self.log.info("the job goes on: the task is %s in Airflow", task_state)
+            self._kill_is_open = False
+
+    async def _cancel_if_killed(self) -> None:
+        async with task_state(on_clear=after_clear()) as state:
+            if await self._is_users_kill(state):
+                await self._work().cancel_job(state)
+        self._kill_is_open = False
+
+    async def _is_users_kill(self, state: TaskState) -> bool:
+        task_state = await state_in_airflow(state.scope)
+        killed = is_users_kill(task_state, doubtful=False, resumes=after_clear() == "resume")
+        what = "cancelling the job" if killed else "the job goes on"
+        self.log.info("%s: the task is %s in Airflow", what, task_state)
+        return killed
 
     def _work(self) -> JobWork:
         return JobWork(**self._arguments())

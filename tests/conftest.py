@@ -43,6 +43,12 @@ def pytest_addoption(parser):
         help="how many triggerers die in tests/airflow, 20 s each, while files arrive",
     )
     parser.addoption(
+        "--clears",
+        type=int,
+        default=2,
+        help="how many deferred tasks tests/airflow clears or marks, each way",
+    )
+    parser.addoption(
         "--older-airflows",
         action="store_true",
         help="install older Airflows in environments of their own and run a part of the tests there, 3 minutes each",

@@ -1,7 +1,7 @@
 """A small service that runs jobs: it counts what is asked of it, and a test says when they end.
 
 `POST /jobs` begins one and answers with its address; the same `Idempotency-Key` gives the same job. `GET` of that
-address gives its status, and `DELETE` cancels it, with 409 if it has ended.
+address gives its status, and `DELETE` cancels it, with 409 if it has ended; both answer 404 where there is none.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class JobServer:
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self._jobs: dict[int, dict[str, Any]] = {}
+        self._lost: dict[int, str] = {}
+        self._begun = 0
         self._held: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -57,6 +59,12 @@ class JobServer:
                 if job["name"] == name and job["status"] == "RUNNING":
                     job["status"] = status
 
+    def lose(self, name: str) -> None:
+        """Forget the jobs of a name, as a service does that was set up anew."""
+        with self._lock:
+            for number in [number for number, job in self._jobs.items() if job["name"] == name]:
+                self._lost[number] = self._jobs.pop(number)["name"]
+
     def hold(self, call: str) -> None:
         """Do what is asked, and do not answer."""
         self._held[call] = threading.Event()
@@ -71,22 +79,31 @@ class JobServer:
             for number, job in self._jobs.items():
                 if key is not None and job["key"] == key:
                     return number
-            self._jobs[len(self._jobs) + 1] = {"name": name, "key": key, "status": "RUNNING"}
-            return len(self._jobs)
+            self._begun += 1
+            self._jobs[self._begun] = {"name": name, "key": key, "status": "RUNNING"}
+            return self._begun
 
-    def poll(self, number: int) -> str:
+    def poll(self, number: int) -> tuple[HTTPStatus, dict[str, str]]:
         with self._lock:
-            self.calls["poll", self._jobs[number]["name"]] += 1
-            return self._jobs[number]["status"]
+            self.calls["poll", self._name(number)] += 1
+            if number not in self._jobs:
+                return HTTPStatus.NOT_FOUND, {}
+            return HTTPStatus.OK, {"status": self._jobs[number]["status"]}
 
     def cancel(self, number: int) -> HTTPStatus:
         with self._lock:
+            self.calls["cancel", self._name(number)] += 1
+            if number not in self._jobs:
+                return HTTPStatus.NOT_FOUND
             job = self._jobs[number]
-            self.calls["cancel", job["name"]] += 1
             if job["status"] != "RUNNING":
                 return HTTPStatus.CONFLICT
             job["status"] = "CANCELLED"
             return HTTPStatus.OK
+
+    def _name(self, number: int) -> str:
+        job = self._jobs.get(number)
+        return self._lost.get(number, "") if job is None else str(job["name"])
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -98,7 +115,8 @@ class JobServer:
                 self.answer("submit", {"url": f"{server.url}/jobs/{number}"})
 
             def do_GET(self) -> None:
-                self.answer("poll", {"status": server.poll(self.number)})
+                code, document = server.poll(self.number)
+                self.answer("poll", document, code)
 
             def do_DELETE(self) -> None:
                 self.answer("cancel", {}, server.cancel(self.number))

@@ -142,6 +142,39 @@ def test_a_failed_job_is_submitted_anew_by_the_retry(server, begin, dag_id):
 
 
 @EVERYWHERE
+def test_a_job_that_its_service_has_lost_is_replaced_by_retries_and_clears(server, begin, dag_id):
+    run = begin(dag_id)
+    run.wait_for("poll")
+    server.lose(run.name)
+    run.wait_for("submit")
+    run.wait_for("poll")
+    server.lose(run.name)
+    run.wait_for_end("failed")
+    run.clear()
+    run.wait_for("poll")
+    server.end(run.name)
+    run.wait_for_end()
+    run.check_result()
+    assert (run.jobs, run.calls("submit"), run.calls("cancel")) == (["SUCCEEDED"], 3, 0)
+
+
+def test_a_clear_goes_on_where_the_job_is_gone(airflow, server, begin):
+    run = begin("job_deferred")
+    run.wait_for("poll", 2)
+    [triggerer] = airflow.triggerers
+    triggerer.kill()
+    server.lose(run.name)
+    run.clear()
+    airflow.start_triggerer()
+    run.wait_for("submit")
+    run.wait_for("poll")
+    server.end(run.name)
+    run.wait_for_end()
+    run.check_result()
+    assert (run.jobs, run.calls("submit"), run.calls("cancel")) == (["SUCCEEDED"], 2, 1)
+
+
+@EVERYWHERE
 def test_g4_a_user_who_clears_the_task_has_its_job_cancelled_and_one_new_submitted(server, begin, dag_id):
     run = begin(dag_id)
     run.wait_for("poll", 2)

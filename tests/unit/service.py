@@ -19,6 +19,14 @@ class Died(BaseException):
     """What ends the run of a task whose process is dead."""
 
 
+class AnswerError(Exception):
+    """What the service refuses, as clients of HTTP raise it."""
+
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"answer {status_code}")
+        self.status_code = status_code
+
+
 class Service:
     """The jobs, and every call in order; what a test says of it lasts until the next test.
 
@@ -27,6 +35,7 @@ class Service:
         calls: What was called with which job.
         polls: How often a job is running before it ends; None never.
         ends: The status that it ends with.
+        words: What polls return first, whatever the job is.
         errors: What each call by its name raises, one after the other.
         submitted: Set when a job has begun.
         answer: A submission is answered when it is set.
@@ -41,10 +50,11 @@ class Service:
         self.polls: int | None = 1
         self.ends: Any = "SUCCEEDED"
         self.result: Any = {"rows": 7}
+        self.words: list[Any] = []
         self.errors: dict[str, list[Exception]] = {}
         self.submitted: anyio.Event | None = None
         self.answer: anyio.Event | None = None
-        self.answers = 0
+        self.answers = self.begun = 0
         self._deadly: int | None = None
         self._steps = 0
         self._state: TaskState | None = None
@@ -92,7 +102,8 @@ class Service:
         for job_id, job in self.jobs.items():
             if key is not None and job["key"] == key:
                 return job_id
-        job_id = f"{name}-{len(self.jobs) + 1}"
+        self.begun += 1
+        job_id = f"{name}-{self.begun}"
         self.jobs[job_id] = {"key": key, "ended": False, "polls": 0}
         if self.submitted is not None:
             self.submitted.set()
@@ -104,8 +115,10 @@ class Service:
 
     async def poll(self, job_id: str) -> Any:
         await self.call("poll", job_id)
-        job = self.jobs[job_id]
+        job = self.job(job_id)
         job["polls"] += 1
+        if self.words:
+            return self.words.pop(0)
         if not job["ended"] and (self.polls is None or job["polls"] <= self.polls):
             return "RUNNING"
         job["ended"] = True
@@ -113,12 +126,23 @@ class Service:
 
     async def cancel(self, job_id: str) -> None:
         await self.call("cancel", job_id)
-        self.jobs[job_id] |= {"ended": True, "status": "CANCELLED"}
+        job = self.job(job_id)
+        if job["ended"]:
+            raise AnswerError(409)
+        job |= {"ended": True, "status": "CANCELLED"}
         self.step()
 
     async def fetch(self, job_id: str) -> Any:
         await self.call("result", job_id)
+        if not self.job(job_id)["ended"]:
+            raise AnswerError(409)
         return self.result
+
+    def job(self, job_id: Any) -> dict[str, Any]:
+        """The job of an id, which is what `submit` has returned."""
+        if not isinstance(job_id, str) or job_id not in self.jobs:
+            raise AnswerError(404)
+        return self.jobs[job_id]
 
 
 service = Service()

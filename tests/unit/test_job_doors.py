@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
+import time
 from collections import UserList
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -314,6 +318,53 @@ async def test_what_keeps_the_worker_from_asking_ends_the_attempt_and_not_the_jo
     with pytest.raises(ValueError, match="cannot ask"):
         await task
     assert service.count("cancel") == 0
+
+
+class Ended(BaseException):
+    """What a signal handler may raise, as it is no error of the task's."""
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("error", [SystemExit, Ended, RuntimeError])
+@pytest.mark.parametrize(("answer", "cancelled"), [("failed", 1), ("restarting", 1), ("running", 0)])
+def test_g4_a_handler_that_raises_after_on_kill_loses_no_cancel(
+    operator, airflow_says, raised_at, answer, cancelled, error, moment
+):
+    comms = airflow_says(answer)
+    service.polls = None
+    running = operator()
+    with pytest.raises((error, JobFailedError)), raised_at(moment, running.on_kill, error):
+        running.execute({})
+    assert comms.asked
+    assert (service.count("cancel"), len(service.running)) == (cancelled, 1 - cancelled)
+
+
+@pytest.fixture
+def raised_at():
+    """A signal, some time after the first poll, whose handler raises when it has called something."""
+
+    @contextmanager
+    def raised_at(moment, call, error):
+        def handle(*_):
+            call()
+            raise error
+
+        def ring():
+            while service.count("poll") < 1:
+                time.sleep(0.001)
+            time.sleep(moment)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        ringing = threading.Thread(target=ring)
+        ringing.start()
+        try:
+            yield
+        finally:
+            ringing.join()
+            signal.signal(signal.SIGUSR1, before)
+
+    return raised_at
 
 
 def test_a_kill_before_and_after_the_work_is_nothing(operator):

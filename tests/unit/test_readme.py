@@ -7,11 +7,14 @@ from types import ModuleType
 
 import pytest
 from airflow.sdk import Asset, AssetWatcher
+from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TriggerEvent
+from databricks import DatabricksHook
 from readme import BLOCKS, block
 
 from async_task_state import TaskScope, task_state
 from async_task_state.operators import ProcessFilesOperator, RemoteJobOperator
+from async_task_state.testing import run_trigger
 from async_task_state.triggers import NewFilesTrigger
 
 TRIGGER = """
@@ -67,10 +70,25 @@ def test_the_operator():
     assert operator.deferrable
 
 
-@pytest.mark.parametrize("mark", ["job_service.submit", "DatabricksHook"])
-def test_the_remote_jobs(mark):
-    operator = eval(block(mark), {"RemoteJobOperator": RemoteJobOperator})
+def test_the_remote_job():
+    operator = eval(block("job_service.submit"), {"RemoteJobOperator": RemoteJobOperator})
     assert operator.deferrable
+
+
+@pytest.mark.asyncio
+async def test_the_providers_hook(monkeypatch):
+    module = ModuleType("my_jobs")
+    monkeypatch.setitem(sys.modules, "my_jobs", module)
+    hook, _, operator = block("DatabricksHook").partition("\n\n\n")
+    exec(hook, module.__dict__ | {"DatabricksHook": DatabricksHook}, module.__dict__)
+    operator = eval(operator.strip(), {"RemoteJobOperator": RemoteJobOperator})
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute({})
+    trigger = deferred.value.trigger
+    monkeypatch.setattr("async_task_state.jobs.uniform", lambda low, high: 0.001)
+    [event] = (await run_trigger(trigger)).events
+    assert event.payload["result"]["notebook_output"]["result"] == "the output of /train"
+    assert (event.payload["status"], DatabricksHook.entered) == ("success", 0)
 
 
 def test_the_files_that_arrive():

@@ -136,13 +136,21 @@ def test_statuses_are_sent_to_the_triggerer_as_text():
 @pytest.mark.parametrize(
     "status", ["COMPLETED", "finished", "TERMINATED", "DONE", "", None, True, {"status": "success"}]
 )
-async def test_g8_an_unknown_status_is_named_and_neither_success_nor_waited_for(run, saved, status):
+async def test_g8_an_unknown_status_is_waited_for_and_then_named(run, saved, status):
     service.ends = status
     with pytest.raises(UnknownJobStatusError, match=r"statuses=.*COMPLETED") as raised:
-        await run()
+        await run(max_poll_failures=3)
     assert repr(str(status)) in str(raised.value)
     assert (await saved())["job"]["state"] == "running"
-    assert service.count("poll") == 2
+    assert service.count("poll") == 1 + 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("word", [None, "", "<html>Bad Gateway</html>"])
+async def test_a_word_that_means_nothing_ends_no_attempt(run, word, caplog):
+    service.words = [word, word, "RUNNING", word, word]
+    assert await run(max_poll_failures=3) == SUCCESS
+    assert "poll has failed 2 times in a row: UnknownJobStatusError" in caplog.text
 
 
 # What a job is made of
