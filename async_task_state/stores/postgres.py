@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
+from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreUnavailableError
 from async_task_state.scopes import scope_of
 from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.postgres_connection import SoleConnection
 from async_task_state.stores.postgres_entries import FIRST_BYTES, Entries
+from async_task_state.stores.postgres_purge import Purge
 from async_task_state.stores.postgres_schema import MIGRATIONS
 from async_task_state.stores.postgres_sql import (
     BEGIN,
@@ -32,6 +33,7 @@ from async_task_state.stores.postgres_sql import (
     Rows,
     Statements,
     array_of,
+    count_of,
     joined,
     lease_number,
     parts,
@@ -65,6 +67,7 @@ class PostgresStore:
         self._default_retention = None if default_retention is None else min(default_retention, LONGEST)
         self._sql = Statements(dsn.schema, len(MIGRATIONS))
         self._connection = SoleConnection(dsn)
+        self._purge = Purge(dsn.schema, self._transact, self._check)
         self._acquiring = asyncio.Lock()
         # Leases of which a commit may still be under way on a connection that was lost; and how often that was so.
         self._doubtful: list[tuple[list[int], list[int]]] = []
@@ -142,7 +145,7 @@ class PostgresStore:
         A transaction, which has the scope's lock before it ends: where its COMMIT arrives late, on a connection that was
         lost, whatever is newer waits for it.
         """
-        async with self._use() as db, _transaction(db):
+        async with self._transact() as db:
             if expected and not await self._has(db, scope, expected):
                 return False
             new = admit_write(scope, run, None)
@@ -158,23 +161,14 @@ class PostgresStore:
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""
-        async with self._use() as db, _transaction(db):
+        async with self._transact() as db:
             row = await db.fetchrow(self._sql.lock, *scope.row)
-            _refuse_unless(await db.fetchval(self._sql.known))
+            await self._check(db)
             return None if row is None else await self._reset(db, row[0], "")
 
     async def purge(self, now: float | None = None) -> int:
         """See `Store.purge`."""
-        purged = 0
-        # A transaction a batch, so that nobody waits longer than a batch takes.
-        while deleted := await self._purge_expired(now):
-            purged += deleted
-        idle = now, self._default_retention
-        after = 0
-        while ids := await self._idle_scopes(*idle, after):
-            purged += await self._purge_idle(*idle, ids)
-            after = ids[-1]
-        return purged
+        return await self._purge.run(now, self._default_retention)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -273,30 +267,6 @@ class PostgresStore:
             await self._all(db, self._sql.fence_lost, ids, numbers, self._retry)
         self._doubtful.clear()
 
-    async def _purge_expired(self, now: float | None) -> int:
-        async with self._use() as db, _transaction(db):
-            deleted = _count(await db.execute(self._sql.expired, now))
-            _refuse_unless(await db.fetchval(self._sql.known))
-            return deleted
-
-    async def _idle_scopes(self, now: float | None, retention: float | None, after: int) -> list[int]:
-        """Some scopes of which something is due, above an id."""
-        async with self._use() as db:
-            rows = await self._look(db, self._sql.idle, now, retention, after, MAX_TRIES, RESERVED_PREFIX)
-        return [row[0] for row in rows]
-
-    async def _purge_idle(self, now: float | None, retention: float | None, ids: list[int]) -> int:
-        """Delete what is due of scopes that are still idle, each as a whole; how many keys that were."""
-        async with self._use() as db, _transaction(db):
-            locked = await db.fetch(self._sql.lock_idle, now, retention, array_of(ids))
-            _refuse_unless(await db.fetchval(self._sql.known))
-            # Statements of their own: they see what was saved before the rows were locked.
-            tasks = array_of(row[0] for row in locked if row[1])
-            lost = await db.fetch(self._sql.purge_idle, tasks, MAX_TRIES, RESERVED_PREFIX)
-            await db.execute(self._sql.fence_idle, array_of(row[0] for row in lost), new_token())
-            await db.execute(self._sql.forget, array_of(row[0] for row in locked))
-        return sum(row[1] for row in lost)
-
     async def _newest(self, db: Any, scope: Scope) -> tuple[Held | None, int, int]:
         """Who has held the scope last, with which epoch and token."""
         [[known, attempt, epoch, token, run]] = await self._all(db, self._sql.newest, *scope.row)
@@ -322,7 +292,7 @@ class PostgresStore:
     async def _reset(self, db: Any, scope_id: int, run: str) -> int:
         """Delete every key of a scope that this transaction has locked, and fence its holder; how many keys there were."""
         await db.execute(self._sql.reset, scope_id, new_token(), run)
-        return _count(await db.execute(self._sql.empty, array_of([scope_id])))
+        return count_of(await db.execute(self._sql.empty, array_of([scope_id])))
 
     async def _has(self, db: Any, scope: Scope, expected: Mapping[str, str]) -> bool:
         """Whether a scope's keys have these texts; this transaction has locked it then."""
@@ -363,9 +333,19 @@ class PostgresStore:
                 self._touched_over = self._connection.number
             yield db
 
+    async def _check(self, db: Any) -> None:
+        """Refuse to go on with a transaction on tables that are newer than this code."""
+        _refuse_unless(await db.fetchval(self._sql.known))
+
+    @asynccontextmanager
+    async def _transact(self) -> AsyncIterator[Any]:
+        """The same in a transaction."""
+        async with self._use() as db, _transaction(db):
+            yield db
+
     @asynccontextmanager
     async def _use_in_line(self) -> AsyncIterator[Any]:
-        """The same for an opening: one of them at a time waits, so that no commit waits for hundreds."""
+        """The connection for an opening: one of them at a time waits, so that no commit waits for hundreds."""
         async with self._acquiring, self._use() as db:
             yield db
 
@@ -397,8 +377,3 @@ def _refuse_unless(good: object) -> None:
             "PostgreSQL refused a write, though its lease is the newest: the tables, or a connection that was lost, are"
             " newer; trying again on a new connection"
         )
-
-
-def _count(status: str) -> int:
-    """How many rows a command changed, by what the server says when it is done."""
-    return int(status.rpartition(" ")[2])

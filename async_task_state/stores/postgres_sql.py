@@ -26,22 +26,17 @@ __all__ = [
     "Rows",
     "Statements",
     "array_of",
+    "count_of",
     "joined",
     "lease_number",
     "parts",
 ]
-
-SCOPES_A_PURGE: Final = 100
-"""Idle ones, in a transaction of a purge."""
 
 ROWS_A_STATEMENT: Final = 1000
 """More are slower: measured at 100, 1,000 and 10,000."""
 
 TOUCH_SECONDS: Final = 1800.0
 """How often a process that commits to a scope touches it: with every commit it would double the work of a small one."""
-
-TOUCH: Final = "interval '1 hour'"
-"""How stale the `touched_at` of a scope in use may get."""
 
 # A process that is frozen must not hold its successor up. Nobody may wait for a lock on the server when the client has
 # given up, or those who try again would use all connections up. What is saved is on disk.
@@ -70,7 +65,6 @@ _LEASE: Final = "((attempt::bigint << 32 | epoch) # token)"
 _NUMBERS: Final = "id, attempt, epoch, token"
 """Of a lease."""
 _LIVE: Final = "(expires_at IS NULL OR expires_at > now())"
-_NOW: Final = "coalesce(to_timestamp($1), now())"
 _KNOWN: Final = "(SELECT version FROM {schema}.version) <= {known}"
 """Whether the tables are still those of the version that this code knows."""
 
@@ -140,12 +134,6 @@ SELECT id, $4::text, $5::text, now(), {_EXPIRY.format(kept="$6::float8", now="da
 FROM {{schema}}.scope WHERE id = $1 AND {_LEASE} = $2 AND retry <= $3 AND {_KNOWN} FOR KEY SHARE
 {_ON_CONFLICT}
 RETURNING true"""
-
-
-def _first_key(which: str, scope_id: str = "scope.id") -> str:
-    """The first key of a scope that is so. Not EXISTS, for which the planner may read the whole table of entries."""
-    entries = f"SELECT key FROM {{schema}}.entry WHERE entry.scope_id = {scope_id} AND {which}"
-    return f"({entries} ORDER BY key LIMIT 1)"
 
 
 class Statements:
@@ -219,34 +207,8 @@ class Statements:
             " GROUP BY id ORDER BY updated DESC"
         )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
-        take_away = "UPDATE {schema}.scope SET epoch = epoch + 1, token = $2, retry = 0"
-        self.reset = sql(f"{take_away}, attempt = 1, run = $3 WHERE id = $1")
-        self.fence_idle = sql(f"{take_away} WHERE id = ANY($1::text::bigint[])")
-        # In order, or else the planner takes a scan of the whole table, of which it expects a third, for shorter.
-        self.expired = sql(
-            "DELETE FROM {schema}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {schema}.entry"
-            f" WHERE expires_at <= {_NOW} ORDER BY expires_at LIMIT {ROWS_A_STATEMENT} FOR UPDATE SKIP LOCKED))"
-        )
-        # What is due of idle scopes, looked for without a lock, by id so that each is looked at once.
-        idle = f"touched_at <= {_NOW} - make_interval(secs => $2) - {TOUCH}"
-        self.idle = sql(
-            f"SELECT id FROM {{schema}}.scope WHERE id > $3 AND {idle} AND ({_first_key('true')} IS NULL"
-            f" OR (dag_id <> '' AND ({_first_key('expires_at IS NULL AND key <> $4')} IS NOT NULL"
-            f" OR {_first_key('NOT starts_with(key, $5)')} IS NULL))) ORDER BY id LIMIT {SCOPES_A_PURGE}"
-        )
-        self.lock_idle = sql(
-            f"SELECT id, dag_id <> '' FROM {{schema}}.scope WHERE id = ANY($3::text::bigint[]) AND {idle}"
-            " ORDER BY id FOR UPDATE SKIP LOCKED"
-        )
-        own = _first_key("expires_at IS NOT NULL AND NOT starts_with(key, $3)", "e.scope_id")
-        self.purge_idle = sql(
-            "WITH gone AS (DELETE FROM {schema}.entry AS e WHERE scope_id = ANY($1::text::bigint[])"
-            f" AND expires_at IS NULL AND NOT (key = $2 AND {own} IS NOT NULL)"
-            " RETURNING scope_id) SELECT scope_id, count(*) FROM gone GROUP BY scope_id"
-        )
-        self.forget = sql(
-            "DELETE FROM {schema}.scope WHERE id = ANY($1::text::bigint[])"
-            f" AND {_first_key('true')} IS NULL"
+        self.reset = sql(
+            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, run = $3, retry = 0 WHERE id = $1"
         )
 
 
@@ -368,3 +330,8 @@ def joined(*columns: Sequence[str]) -> tuple[str, ...]:
         ):
             break
     return *texts, mark
+
+
+def count_of(status: str) -> int:
+    """How many rows a command changed, by what the server says when it is done."""
+    return int(status.rpartition(" ")[2])

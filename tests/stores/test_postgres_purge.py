@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import asyncpg
 import pytest
 from direct import opened
 
 from async_task_state import TaskScope
 from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
-from async_task_state.stores.postgres_sql import Statements
+from async_task_state.stores.postgres_purge import Purge
 
 pytestmark = pytest.mark.asyncio
 
@@ -43,7 +45,7 @@ async def plan(db, statement, types, arguments):
 
 async def test_g2_a_purge_finds_what_is_due_by_indexes(postgres, dsn):
     schema = dsn.partition("schema=")[2]
-    sql = Statements(schema)
+    sql = Purge(schema, None, None)
     async with opened(dsn) as store:
         await store.acquire(SCOPE, 1)
         db = await asyncpg.connect(postgres.address, statement_cache_size=0)
@@ -54,9 +56,9 @@ async def test_g2_a_purge_finds_what_is_due_by_indexes(postgres, dsn):
             plans = {
                 "entry_expires_at": await plan(db, sql.expired, "float8", "NULL"),
                 "scope_pkey": await plan(
-                    db, sql.idle, "float8, float8, bigint, text, text", f"{idle}, 0, {words}"
+                    db, sql.due, "float8, float8, bigint, text, text", f"{idle}, 0, {words}"
                 ),
-                "entry_pkey": await plan(db, sql.purge_idle, "text, text, text", f"'{{1,2}}', {words}"),
+                "entry_pkey": await plan(db, sql.delete, "text, text, text", f"'{{1,2}}', {words}"),
             }
         finally:
             await db.close()
@@ -84,3 +86,22 @@ async def test_a_purge_looks_at_each_idle_scope_once_and_locks_none_that_stays(p
             assert await db.fetch(f'SELECT id, xmin, xmax FROM "{schema}".scope ORDER BY id') == before
         finally:
             await db.close()
+
+
+async def test_g2_a_transaction_of_a_purge_has_a_thousand_rows_or_one_scope(dsn, monkeypatch):
+    sizes = (400, 400, 400, 1500, 2, 900, 0, 1)
+    transactions = []
+
+    async def note(purge, *arguments):
+        transactions.append(await delete(purge, *arguments))
+        return transactions[-1]
+
+    delete = Purge._delete_idle
+    monkeypatch.setattr(Purge, "_delete_idle", note)
+    async with opened(dsn, default_retention=DAY) as store:
+        for number, size in enumerate(sizes):
+            values = {f"k{key}": ("1", None) for key in range(size)}
+            await store.write(TaskScope("dag", "run", "task", number), values)
+        assert await store.purge(time.time() + 9 * DAY) == sum(sizes)
+        assert transactions == [800, 400, 1500, 902 + 1]
+        assert await store.scopes() == []
