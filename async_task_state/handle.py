@@ -22,6 +22,7 @@ from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
 from async_task_state.stores import is_same_store
 from async_task_state.stores.admission import of_run
+from async_task_state.story import Story
 from async_task_state.waiting import turn_given
 from async_task_state.work import WorkSet
 
@@ -125,7 +126,11 @@ class State:
             else:
                 wanted = self._wanted_attempt, self._run
                 self._pending = await self._writer.open(self._scope, *wanted, self._max_delay)
+            content = dict(self._values())
             self._begin(self._values())
+            if self._pending is not None:
+                self._pending.story = Story(self, self._pending)
+                self._pending.story.opened(content if self._resumed else {}, resumed=self._resumed)
         self._depth = 1
         turn_given()
         self.note()
@@ -153,6 +158,8 @@ class State:
             if outer._depth == 0:
                 forget_closed()
                 not_awaited = self._calls.settle(self._scope)
+                if self._pending is not None and self._pending.story is not None:
+                    self._pending.story.left()
         if not_awaited is not None:
             if error is None:
                 raise not_awaited

@@ -27,6 +27,8 @@ async def pause(pending: Pending) -> None:
         await pending.flush()
         return
     await give_turn()
+    if pending.story is not None:
+        pending.story.go_on()
     if isinstance(pending._writer, AwaitedWriter):
         await pending._writer.save_due(pending)
 

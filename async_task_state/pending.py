@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anyio.lowlevel import checkpoint as give_turn
 
-from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
-from async_task_state.errors import StaleWriterError
+from async_task_state.codec import KILL_PREFIX
 from async_task_state.results import Stats
 from async_task_state.stores import Batch
+from async_task_state.takeover import stale_error, unsaved_text
 from async_task_state.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from async_task_state.awaited import AwaitedWriter
+    from async_task_state.errors import StaleWriterError
     from async_task_state.stores import Change, Lease, Snapshot
+    from async_task_state.story import Story
     from async_task_state.writer import Writer
 
 __all__ = ["Flight", "Pending"]
@@ -28,7 +30,6 @@ __all__ = ["Flight", "Pending"]
 MAX_ROWS: Final = 1000
 MAX_BYTES: Final = 1024 * 1024
 CAP_BYTES: Final = 8 * MAX_BYTES
-NAMED_KEYS: Final = 5
 
 
 @dataclass(slots=True)
@@ -73,6 +74,8 @@ class Pending:
         "error",
         "lease",
         "lock",
+        "reopened_here",
+        "story",
         "values",
     )  # fmt: skip
 
@@ -84,6 +87,8 @@ class Pending:
         self.values = values
         self.error: Exception | None = None
         self.due = 0.0
+        self.reopened_here = False
+        self.story: Story | None = None
         self._writer = writer
         self._due_after = due_after
         self._changes: dict[str, Change] = {}
@@ -378,22 +383,11 @@ class Pending:
     def unsaved(self) -> str:
         """Which keys the store does not have, for a message."""
         changes = {**(self._flight.batch.changes if self._flight else {}), **self._changes, **self._producers}
-        keys = [key for key in changes if not key.startswith(RESERVED_PREFIX)]
-        named = [repr(key) for key in keys[:NAMED_KEYS]]
-        if len(keys) > NAMED_KEYS:
-            named.append(f"{len(keys) - NAMED_KEYS} more keys")
-        if len(keys) < len(changes):
-            named.append("work progress")
-        return f"{self.lease.scope}: {', '.join(named) or 'nothing'}"
+        return unsaved_text(self.lease.scope, changes)
 
     def stale(self) -> StaleWriterError:
         """What a holder hears whose lease was taken."""
-        lease = self.lease
-        return StaleWriterError(
-            f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder: another one has"
-            " opened or cleared this state since, or a purge has deleted it, or its database has gone back to an earlier"
-            " moment; nothing more of this one is saved"
-        )
+        return stale_error(self.lease, reopened_here=self.reopened_here)
 
     def _lose(self, error: Exception) -> None:
         self.error = error

@@ -102,6 +102,8 @@ class Writer(StoreThread):
         snapshot: Snapshot = await self.call(self.store.acquire, scope, attempt, run)
         if snapshot.fresh:
             log.info("the state of %s starts over: its run was deleted and made again", scope)
+        if earlier is not None and earlier.lease.attempt == snapshot.lease.attempt:
+            earlier.reopened_here = True
         pending = Pending(self, snapshot.lease, snapshot.entries, max_delay * FLUSH_AT)
         self._holders[scope] = pending
         return pending

@@ -1,0 +1,79 @@
+"""What the log says of a state while it is held: a line when it is opened, on its way, and when it is left."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+from weakref import ref
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.digests import work_records
+from async_task_state.errors import StoreError
+from async_task_state.logs import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from async_task_state.handle import State
+    from async_task_state.pending import Pending
+
+__all__ = ["Story"]
+
+log = Log(__name__)
+
+PROGRESS_SECONDS: Final = 30.0
+
+
+class Story:
+    """The log lines of one holder.
+
+    Args:
+        state: What it holds; not kept alive by this.
+        pending: Its changes.
+    """
+
+    __slots__ = ("_begun", "_next", "_pending", "_state")
+
+    def __init__(self, state: State, pending: Pending) -> None:
+        self._state = ref(state)
+        self._pending = pending
+        self._begun = time.monotonic()
+        self._next = self._begun + PROGRESS_SECONDS
+
+    def opened(self, values: Mapping[str, str], *, resumed: bool) -> None:
+        """Say what an earlier holder has left."""
+        lease = self._pending.lease
+        if resumed:
+            log.info("%s: attempt %d resumes: %s", lease.scope, lease.attempt, content(values))
+        else:
+            log.info("%s: attempt %d begins with an empty state", lease.scope, lease.attempt)
+
+    def go_on(self) -> None:
+        """Say how far it is, if that was not said for half a minute."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + PROGRESS_SECONDS
+            log.info("%s: after %.0f s: %s", self._pending.lease.scope, now - self._begun, self._progress())
+
+    def left(self) -> None:
+        """Say what came of it."""
+        seconds = time.monotonic() - self._begun
+        log.info("%s: left after %.1f s: %s", self._pending.lease.scope, seconds, self._progress())
+
+    def _progress(self) -> str:
+        state, stats = self._state(), self._pending.stats
+        works = [] if state is None else list(state._works.values())
+        parts = [f"{work.name!r} {len(work._done):,} done, {len(work._failures):,} failed" for work in works]
+        return "; ".join([*parts, f"{stats.recorded:,} calls recorded, {stats.commits:,} commits"])
+
+
+def content(values: Mapping[str, str]) -> str:
+    """What a state holds, for a log line."""
+    keys = sum(not key.startswith(RESERVED_PREFIX) for key in values)
+    try:
+        records = work_records(values)
+    except StoreError as error:
+        # Opening that work set raises it; the others can be used.
+        return f"{keys:,} keys, and {error}"
+    parts = [f"{name!r} {each.done:,} done, {len(each.failures):,} failed" for name, each in records.items()]
+    return "; ".join([*parts, f"{keys:,} keys"])

@@ -1,0 +1,48 @@
+"""What a holder is told: that its lease was taken, and what is not saved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.errors import StaleWriterError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from async_task_state.scopes import Scope
+    from async_task_state.stores import Lease
+
+__all__ = ["stale_error", "unsaved_text"]
+
+NAMED_KEYS: Final = 5
+
+
+def stale_error(lease: Lease, *, reopened_here: bool) -> StaleWriterError:
+    """The error of a holder that is none any more.
+
+    Args:
+        lease: What it held.
+        reopened_here: Whether this very process has opened the same attempt's state again.
+    """
+    holder = f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder:"
+    if reopened_here:
+        return StaleWriterError(
+            f"{holder} this very process has opened the state of the same attempt again, and nothing more of this one is"
+            " saved. Open it once, outside of gather() or a task group, and give that one state to all of its coroutines"
+        )
+    return StaleWriterError(
+        f"{holder} another one has opened or cleared this state since, or a purge has deleted it, or its database has gone"
+        " back to an earlier moment; nothing more of this one is saved"
+    )
+
+
+def unsaved_text(scope: Scope, changed: Collection[str]) -> str:
+    """Which keys the store does not have, for a message."""
+    keys = [key for key in changed if not key.startswith(RESERVED_PREFIX)]
+    named = [repr(key) for key in keys[:NAMED_KEYS]]
+    if len(keys) > NAMED_KEYS:
+        named.append(f"{len(keys) - NAMED_KEYS} more keys")
+    if len(keys) < len(changed):
+        named.append("work progress")
+    return f"{scope}: {', '.join(named) or 'nothing'}"
