@@ -30,7 +30,8 @@ class Process:
     async def open(self, *scopes):
         for scope in scopes:
             state = TaskState(scope, attempt=1, store=self._store, settings=self._settings)
-            await state.__aenter__()
+            # In a context of its own: there it finds no other state to join, as in a process of its own.
+            await asyncio.create_task(state.__aenter__())
             self._stack.push_async_exit(state.__aexit__)
             await state.set("of", scope.task_id)
             self.states.append(state)
