@@ -2,6 +2,7 @@
 
 from async_task_state.errors import (
     AsyncTaskStateError,
+    AsyncWithNeededError,
     EventLoopRunningError,
     InvalidArgumentError,
     InvalidItemError,
@@ -46,6 +47,7 @@ __all__ = [
     "AssetScope",
     "AssetState",
     "AsyncTaskStateError",
+    "AsyncWithNeededError",
     "EventLoopRunningError",
     "Failure",
     "InvalidArgumentError",

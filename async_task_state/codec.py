@@ -160,4 +160,5 @@ def _check_value(key: str, value: Any, path: str) -> None:
         for index, item in enumerate(value):
             _check_value(key, item, f"{path}[{index}]")
     else:
-        raise InvalidValueError(f"the value of {where} is a {type(value).__name__}, which is not JSON")
+        hint = ": save its isoformat()" if hasattr(value, "isoformat") else ""
+        raise InvalidValueError(f"the value of {where} is a {type(value).__name__}, which is not JSON{hint}")

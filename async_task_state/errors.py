@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncTaskStateError",
+    "AsyncWithNeededError",
     "EventLoopRunningError",
     "InvalidArgumentError",
     "InvalidItemError",
@@ -38,6 +39,10 @@ __all__ = [
 
 class AsyncTaskStateError(Exception):
     """The root of every error this library raises."""
+
+
+class AsyncWithNeededError(AsyncTaskStateError, TypeError):
+    """A state was entered with `with`, which cannot await; the message names what can."""
 
 
 class EventLoopRunningError(AsyncTaskStateError, RuntimeError):

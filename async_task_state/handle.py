@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from async_task_state.awaited import AwaitedWriter
 from async_task_state.calls import Calls
 from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
+    AsyncWithNeededError,
     ReadOnlyStateError,
     StaleWriterError,
     StateNotOpenError,
@@ -135,6 +136,13 @@ class State:
         turn_given()
         self.note()
         return self
+
+    def __enter__(self) -> NoReturn:
+        raise AsyncWithNeededError(
+            f"the state of {self._scope} is entered with `async with`; task_state_sync() and asset_state_sync() give one for `with`"
+        )
+
+    def __exit__(self, *_: object) -> None: ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

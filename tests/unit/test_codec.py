@@ -113,7 +113,10 @@ def test_g7_the_value_is_copied():
         (UserDict(a=1), "the value of 'k' is a UserDict, which is not JSON"),
         (1j, "the value of 'k' is a complex, which is not JSON"),
         (Unshown(), "the value of 'k' is a Unshown, which is not JSON"),
-        ({"when": datetime.now(timezone.utc)}, "the value of 'k' at when is a datetime, which is not JSON"),
+        (
+            {"when": datetime.now(timezone.utc)},
+            "the value of 'k' at when is a datetime, which is not JSON: save its isoformat()",
+        ),
         ({"paths": [Path("a")]}, "the value of 'k' at paths[0] is a PosixPath, which is not JSON"),
         ([[Decimal(1)]], "the value of 'k' at [0][0] is a Decimal, which is not JSON"),
         (({"id": UUID(int=1)},), "the value of 'k' at [0].id is a UUID, which is not JSON"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 
 import pytest
@@ -148,3 +148,20 @@ async def test_g8_read_only_cannot_write(make_state, saved, name):
         with pytest.raises(ReadOnlyStateError, match="dag/run/task was opened with read_only=True"):
             await calls[name](state)
     assert await saved() == {"a": 0}
+
+
+async def test_g8_with_instead_of_async_with_is_named(make_state):
+    async def enter():
+        with make_state():
+            pass
+
+    with pytest.raises(TypeError, match="entered with `async with`; task_state_sync"):
+        await enter()
+
+
+async def test_g8_a_datetime_is_refused_with_what_to_do(make_state):
+    async with make_state() as state:
+        with pytest.raises(
+            InvalidValueError, match=r"'at' is a datetime, which is not JSON: save its isoformat\(\)"
+        ):
+            state.checkpoint(at=datetime(2026, 1, 1, tzinfo=timezone.utc))
