@@ -139,7 +139,7 @@ class SQLiteStore:
                     if FULL not in str(error):
                         raise
                     self._is_full = True
-            result = await _hop(db, sqlite_sql.with_little_room, call, *args)
+            result: T = await _hop(db, sqlite_sql.with_little_room, call, *args)
         except sqlite3.Error as error:
             raise self._translate(error) from error
         else:
