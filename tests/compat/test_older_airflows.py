@@ -40,7 +40,6 @@ REAL = [
     "tests/airflow/test_real_jobs.py::test_g1_a_worker_that_is_killed_between_submit_and_poll_costs_no_second_job",
     "tests/airflow/test_real_lifecycle.py::test_a_retry_resumes_and_a_clear_starts_over[lifecycle_deferred]",
     "tests/airflow/test_real_new_files.py::test_every_file_is_in_exactly_one_event_though_triggerers_die",
-    "tests/airflow/test_real_runs.py::test_a_trigger_of_a_run_that_was_made_again_starts_over",
     "tests/airflow/test_real_settings.py::test_airflow_lists_the_provider_and_its_plugin",
 ]
 KILLED_TASK = "tests/airflow/test_real_tasks.py::test_g2_a_killed_task_resumes_in_its_retry"
