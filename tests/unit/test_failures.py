@@ -96,7 +96,7 @@ async def test_failures_are_collected(make_state):
     fn, _ = failing(*bad)
     async with make_state() as state:
         work = state.work("files")
-        summary = await work.process([*bad, "a", "b"], fn, on_error="collect")
+        summary = await work.process([*bad, "a", "b"], fn, on_error="collect", concurrency=1)
         assert outcome(summary) == (2, 0, 15)
         assert len(summary.failures) == 10
         event = summary.as_event()
