@@ -6,13 +6,13 @@ some of which ask any host, or run what the text holds; so only one that is plai
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+from anyio.lowlevel import current_token
 from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
@@ -140,7 +140,7 @@ def check_before_sending(source: str | list[str], base: str | None = None) -> No
     """
     try:
         # Only the triggerer makes triggers within its loop.
-        asyncio.get_running_loop()
+        current_token()
     except RuntimeError:
         check_allowed(source, base)
 

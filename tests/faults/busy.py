@@ -50,12 +50,19 @@ def handle(scope: TaskScope) -> TaskState:
 
 
 class Busy:
-    """What the event loop does until a moment; `calls` counts the calls on the watched state."""
+    """What the event loop does until a moment.
+
+    Attributes:
+        calls: How many calls on the watched state were made.
+        longest_gap: Seconds between two of them, at most: what is read may be so much older than the delay.
+    """
 
     def __init__(self, kind: str, seconds: float) -> None:
         self.kind = kind
         self.end = time.time() + seconds
         self.calls = 0
+        self.called_at = time.time()
+        self.longest_gap = 0.0
 
     @property
     def running(self) -> bool:
@@ -67,6 +74,8 @@ class Busy:
 
     async def call(self, state: TaskState) -> None:
         self.calls += 1
+        now = time.time()
+        self.longest_gap, self.called_at = max(self.longest_gap, now - self.called_at), now
         if self.kind == "done":
             await state.work("items").done(self.calls, **{KEY: time.time()})
         elif self.kind == "set":
@@ -112,7 +121,7 @@ async def run(kind: str, seconds: float) -> None:
         print("open", flush=True)  # noqa: T201 - for the one who started it
         busy = Busy(kind, seconds)
         await busy.beside(state)
-        print(busy.calls, flush=True)  # noqa: T201 - for the one who started it
+        print(busy.calls, busy.longest_gap, flush=True)  # noqa: T201 - for the one who started it
 
 
 def run_in_a_thread(kind: str, seconds: float) -> None:
@@ -132,7 +141,7 @@ def run_without_awaiting(kind: str, seconds: float) -> None:
                 items.done(calls, **{KEY: time.time()})
             else:
                 state.checkpoint({KEY: time.time()})
-        print(calls, flush=True)  # noqa: T201 - for the one who started it
+        print(calls, 0.0, flush=True)  # noqa: T201 - for the one who started it
 
 
 WHERE: dict[str, Callable[[str, float], None]] = {

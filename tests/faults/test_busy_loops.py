@@ -129,16 +129,18 @@ def test_g2_holds_in_a_loop_that_never_waits(kind, where, dsn, run, record_prope
         seen = watch(dsn)
         report = process.stdout.read().split("\n")
         assert process.wait() == 0
-    calls = int(report[-2])
+    calls, gap = int(report[-2].split()[0]), float(report[-2].split()[1])
     record_property("worst", round(seen.worst, 3))
     record_property("noise", round(seen.noise, 3))
-    allowed = busy.MAX_DELAY + busy.EVERY[kind] + GRACE_SECONDS + seen.noise
-    assert seen.worst <= allowed, (seen, calls)
+    # A value grows older until the next call; where each call waits to be saved, that is no excuse.
+    until_next = max(busy.EVERY[kind], 0.0 if kind == "set" else gap)
+    allowed = busy.MAX_DELAY + until_next + GRACE_SECONDS + seen.noise
+    assert seen.worst <= allowed, (seen, calls, gap)
     if kind == "set":
         # Each is durable before the next one begins, and none has to wait for the timer.
         assert calls > SECONDS / (busy.MAX_DELAY * FLUSH_AT)
     elif busy.EVERY[kind] < busy.MAX_DELAY:
-        assert SECONDS / (busy.MAX_DELAY + seen.noise) <= seen.values + 1, (seen, calls)
+        assert SECONDS / (busy.MAX_DELAY + until_next + seen.noise) <= seen.values + 1, (seen, calls, gap)
         assert seen.values <= SECONDS / (busy.MAX_DELAY * FLUSH_AT) + 2, (seen, calls)
     if kind == "openings":
         assert report[0] == "all open"
