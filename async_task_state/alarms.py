@@ -15,6 +15,8 @@ __all__ = ["despite_alarms"]
 P = ParamSpec("P")
 
 AGAIN_SECONDS: Final = 0.01
+TRIES: Final = 10
+"""What is raised as often as that is no alarm."""
 
 
 def despite_alarms(call: Callable[P, None]) -> Callable[P, None]:
@@ -25,8 +27,7 @@ def despite_alarms(call: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(call)
     def call_whole(*args: P.args, **kwargs: P.kwargs) -> None:
-        alarmed = False
-        while True:
+        for tries in range(1, TRIES + 1):
             try:
                 call(*args, **kwargs)
                 break
@@ -34,10 +35,9 @@ def despite_alarms(call: Callable[P, None]) -> Callable[P, None]:
                 # These the loop raises itself.
                 raise
             except BaseException:
-                if not _may_be_an_alarm():
+                if tries == TRIES or not _may_be_an_alarm():
                     raise
-                alarmed = True
-        if alarmed:
+        if tries > 1:
             _, interval = signal.getitimer(signal.ITIMER_REAL)
             signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, interval)
 

@@ -76,3 +76,12 @@ def test_an_interrupt_is_raised_at_once():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert calls == [1]
+
+
+def test_what_a_callback_always_raises_is_raised():
+    @despite_alarms
+    def fail():
+        raise ValueError("no alarm")
+
+    with pytest.raises(ValueError, match="no alarm"):
+        fail()
