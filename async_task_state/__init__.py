@@ -3,6 +3,7 @@
 from async_task_state.errors import (
     AsyncTaskStateError,
     AsyncWithNeededError,
+    EscapedError,
     EventLoopRunningError,
     InvalidArgumentError,
     InvalidItemError,
@@ -48,6 +49,7 @@ __all__ = [
     "AssetState",
     "AsyncTaskStateError",
     "AsyncWithNeededError",
+    "EscapedError",
     "EventLoopRunningError",
     "Failure",
     "InvalidArgumentError",

@@ -24,6 +24,7 @@ from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.listing import Lookout
 from async_task_state.settings import check_seconds, is_number
 from async_task_state.sources import check_source
+from async_task_state.text import sendable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -223,7 +224,7 @@ class Watch:
             "event_id": uuid4().hex,
             "count": len(versions),
             "bytes": sum(version.size for version in versions),
-            "files": [_printable(version.path) for version in versions[: self.sample]],
+            "files": [sendable(version.path) for version in versions[: self.sample]],
             "first_modified": _text(min(moments, default=None)),
             "last_modified": _text(max(moments, default=None)),
         }
@@ -237,11 +238,6 @@ def _moved(watermark: dict[str, Any] | None, versions: list[Version]) -> dict[st
         "files": files + len(versions),
         "modified": max([*moments, *([] if newest is None else [newest])], default=None),
     }
-
-
-def _printable(path: str) -> str:
-    """A path as text that UTF-8 can encode: names of files are bytes, and Airflow sends text."""
-    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(moment: float | None) -> str | None:

@@ -26,13 +26,15 @@ from async_task_state.stores.airflow import (
     when_timed_out,
 )
 from async_task_state.waiting import Waiter, wake
+from async_task_state.wire import check_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
+    from async_task_state.stores import Change
     from async_task_state.stores.airflow import Channel
 
 __all__ = ["AwaitedWriter", "drain"]
@@ -52,6 +54,25 @@ def drain() -> None:
     """Save what abandoned event loops left."""
     for writer in list(_unsaved):
         writer.drain()
+
+
+class AwaitedPending(Pending):
+    """The changes of a lease whose store is Airflow's."""
+
+    __slots__ = ()
+
+    def admit(self, changes: Mapping[str, Change]) -> None:
+        """Refuse what Airflow cannot send, which it would else be asked for again and again.
+
+        Raises:
+            InvalidValueError: A value has a number beyond 64 bits, or a lone surrogate.
+        """
+        check_changes(changes)
+
+    def record(self, changes: Mapping[str, Change]) -> None:
+        """See `Pending`."""
+        self.admit(changes)
+        super().record(changes)
 
 
 class AwaitedWriter:
@@ -111,7 +132,7 @@ class AwaitedWriter:
         snapshot = await self.call(self.read, scope)
         when_timed_out(drain)
         lease = Lease(scope, 0, 1 if attempt is None else attempt, 0, 0)
-        self._pending = Pending(self, lease, snapshot.entries, max_delay * FLUSH_AT)
+        self._pending = AwaitedPending(self, lease, snapshot.entries, max_delay * FLUSH_AT)
         return self._pending
 
     async def read(self, scope: Scope) -> Snapshot:

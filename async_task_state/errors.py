@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncTaskStateError",
     "AsyncWithNeededError",
+    "EscapedError",
     "EventLoopRunningError",
     "InvalidArgumentError",
     "InvalidItemError",
@@ -43,6 +44,10 @@ class AsyncTaskStateError(Exception):
 
 class AsyncWithNeededError(AsyncTaskStateError, TypeError):
     """A state was entered with `with`, which cannot await; the message names what can."""
+
+
+class EscapedError(AsyncTaskStateError):
+    """A trigger has failed with an error whose text Airflow cannot carry; the message is its traceback, escaped."""
 
 
 class EventLoopRunningError(AsyncTaskStateError, RuntimeError):

@@ -11,7 +11,7 @@ from inspect import Parameter
 from itertools import islice
 from numbers import Integral, Real
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import anyio.to_thread
 
@@ -25,6 +25,7 @@ from async_task_state.errors import (
 from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
 from async_task_state.sources import check_source, found, modified_of
+from async_task_state.wire import fitted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -144,7 +145,7 @@ class FileWork:
             if self.require_files:
                 raise SourceError(f"there is no file in {self.source!r}, and require_files is set")
             log.warning("there is no file in %r", self.source)
-        return {
+        result = {
             **summary.as_event(),
             "failures": [
                 {"file": path_of(failure.item, self.identity), "error": failure.error}
@@ -152,6 +153,7 @@ class FileWork:
             ],
             "totals": totals,
         }
+        return cast("dict[str, Any]", fitted(result))
 
 
 def load_processor(processor: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from random import uniform
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import uuid4
 
 import anyio
@@ -24,6 +24,7 @@ from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, m
 from async_task_state.job_gone import is_gone
 from async_task_state.leaving import keeping_portal
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
+from async_task_state.wire import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -117,12 +118,13 @@ class JobWork(JobDefinition):
                     job = await self._gone(
                         state, {**job, "attempt": state.attempt}, error, "its result is gone"
                     )
-        return {
+        outcome = {
             "status": "success" if job["state"] == SUCCEEDED else "failed",
             "job_id": job.get("id"),
             "job_status": job["status"],
             "result": result,
         }
+        return cast("dict[str, Any]", fitted(outcome))
 
     async def cancel_job(self, state: TaskState) -> None:
         """Cancel the job if it has not ended, and remember that: this attempt submits none any more."""

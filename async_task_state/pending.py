@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio.lowlevel import checkpoint as give_turn
 
 from async_task_state.codec import KILL_PREFIX
+from async_task_state.flight import Flight
 from async_task_state.results import Stats
 from async_task_state.stores import Batch
 from async_task_state.takeover import stale_error, unsaved_text
@@ -25,23 +25,11 @@ if TYPE_CHECKING:
     from async_task_state.story import Story
     from async_task_state.writer import Writer
 
-__all__ = ["Flight", "Pending"]
+__all__ = ["Pending"]
 
 MAX_ROWS: Final = 1000
 MAX_BYTES: Final = 1024 * 1024
 CAP_BYTES: Final = 8 * MAX_BYTES
-
-
-@dataclass(slots=True)
-class Flight:
-    """A batch on its way to the store, and what is needed to put it back or to settle it."""
-
-    pending: Pending
-    batch: Batch
-    waiters: list[Waiter]
-    calls: int
-    bytes: int
-    since: float
 
 
 class Pending:
@@ -147,6 +135,9 @@ class Pending:
     def full(self) -> bool:
         """Whether so much is pending that callers should wait for a flush before they add more."""
         return self._batch_bytes > CAP_BYTES
+
+    def admit(self, changes: Mapping[str, Change]) -> None:
+        """Refuse what the store cannot be sent: nothing, where it takes all JSON."""
 
     def record(self, changes: Mapping[str, Change]) -> None:
         """Add one call's changes."""

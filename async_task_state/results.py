@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from async_task_state.text import sendable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -85,7 +87,7 @@ class Failure(_Result):
     """An item that failed; a dict, whose entries are attributes as well.
 
     Attributes:
-        item: Its key.
+        item: Its key; bytes of a file's name that are no text are escaped as in a Python literal, and so they are in `error`.
         error: The error's type and message, at most 1,000 characters.
         tries: How often it was tried, over all attempts of the task.
         attempt: The last attempt of the task that tried it.
@@ -103,7 +105,13 @@ class Failure(_Result):
     def __init__(
         self, item: str, error: str, tries: int = 1, attempt: int = 0, attempt_tries: int = 1
     ) -> None:
-        super().__init__(item=item, error=error, tries=tries, attempt=attempt, attempt_tries=attempt_tries)
+        super().__init__(
+            item=sendable(item),
+            error=sendable(error),
+            tries=tries,
+            attempt=attempt,
+            attempt_tries=attempt_tries,
+        )
 
 
 class WorkCounts(_Result):

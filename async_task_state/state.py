@@ -241,6 +241,7 @@ class TaskState(State):
         if callable(self._on_clear):
             left = {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
             kept = encode_changes(self._on_clear(left), (), self._max_bytes, removing=False)
+            pending.admit(kept)
         self._resumed = bool(kept)
         self._owes = bool(owed)
         pending.check()

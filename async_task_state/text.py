@@ -1,8 +1,14 @@
-"""Text that a terminal and a log show as it is, on one line."""
+"""Text that a terminal and a log show as it is, on one line; and text that can be sent and stored anywhere."""
 
 from __future__ import annotations
 
-__all__ = ["plain"]
+import re
+from typing import Final
+
+__all__ = ["UNSENDABLE", "plain", "sendable"]
+
+UNSENDABLE: Final = re.compile("[\x00\ud800-\udfff]")
+"""What UTF-8 cannot encode, or a database's JSON cannot hold."""
 
 
 def plain(text: str) -> str:
@@ -14,3 +20,8 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def sendable(text: str) -> str:
+    """A text with lone surrogates, which stand for the bytes of a file's name, and NUL escaped as in a Python literal."""
+    return UNSENDABLE.sub(lambda found: repr(found[0])[1:-1], text)

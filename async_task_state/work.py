@@ -178,6 +178,7 @@ class WorkSet:
         pending = self._state._writable()
         pending.check()
         changes = encode_changes(values, pending.values, self._state._max_bytes)
+        pending.admit(changes)
         with pending.lock:
             if digest not in self._done:
                 place = self._tail, len(self._tail), self._tail_key, self._tail_number

@@ -27,7 +27,7 @@ from async_task_state.errors import (
 )
 from async_task_state.handover import watch
 from async_task_state.logs import Log
-from async_task_state.pending import Flight, Pending
+from async_task_state.pending import Pending
 from async_task_state.requests import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from async_task_state.store_thread import StoreThread
 from async_task_state.stores.progress import listening
@@ -36,6 +36,7 @@ from async_task_state.waiting import wake
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from async_task_state.flight import Flight
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings

@@ -28,6 +28,7 @@ from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.stores.airflow import trigger_channel
 from async_task_state.sync import SyncTaskState
+from async_task_state.wire import carried, check_payload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -171,6 +172,8 @@ class CheckpointTrigger(BaseTrigger):
             raise
         except BaseException as error:
             if not await self._is_fenced(error):
+                if (told := carried(error)) is not error:
+                    raise told from None
                 raise
             self.log.info(
                 "another trigger or a later attempt has taken over: ending without an event (%s)", error
@@ -295,6 +298,7 @@ class CheckpointTrigger(BaseTrigger):
             async for event in events:
                 # An event resumes the task, which opens the state and so fences what is not saved yet; and the event
                 # of a trigger that was replaced must not leave at all.
+                check_payload(event.payload)
                 claims.forget_trigger(state)
                 if not await state.is_current():
                     raise StaleWriterError(f"{state.scope} has another holder")
@@ -317,11 +321,17 @@ def _noting_events(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     async def run_and_note(self: CheckpointTrigger) -> AsyncGenerator[TriggerEvent, None]:
         events = run(self)
-        async with aclosing(events) if hasattr(events, "aclose") else nullcontext():
-            async for event in events:
-                self._fired = True
-                claims.forget_trigger(self._state)
-                yield event
+        try:
+            async with aclosing(events) if hasattr(events, "aclose") else nullcontext():
+                async for event in events:
+                    check_payload(event.payload)
+                    self._fired = True
+                    claims.forget_trigger(self._state)
+                    yield event
+        except Exception as error:
+            if (told := carried(error)) is not error:
+                raise told from None
+            raise
 
     run_and_note.notes_events = True  # type: ignore[attr-defined]
     return run_and_note

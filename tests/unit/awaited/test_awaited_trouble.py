@@ -15,6 +15,7 @@ from channel import NOT_SOON, SCOPE, ProcessDiesError
 from async_task_state import (
     AssetScope,
     AssetState,
+    InvalidValueError,
     Settings,
     SettingsError,
     StaleWriterError,
@@ -213,4 +214,31 @@ async def test_a_refresh_that_fails_forgets_no_key(make_state, airflow):
 async def test_g8_outside_of_airflow_it_says_what_to_set_instead():
     with pytest.raises(SettingsError, match=r"Airflow's own processes.*set \[async_task_state\] dsn"):
         async with TaskState(SCOPE, store="airflow:", settings=Settings(dsn="airflow:")):
+            pass
+
+
+@pytest.mark.parametrize("value", [2**70, [{"a": -(2**63) - 1}], "caf\udce9.csv", {"caf\udce9.csv": 1}])
+async def test_g8_a_value_that_airflow_cannot_send_is_refused_at_the_call(make_state, airflow, value):
+    async with make_state(max_delay=0.01) as state:
+        files = state.work("files")
+        for call in (
+            lambda: state.set("k", value),
+            lambda: state.checkpoint(k=value, other=1),
+            lambda: files.done("a", k=value),
+        ):
+            with pytest.raises(InvalidValueError, match=r"value of 'k'.*Airflow cannot send"):
+                await call()
+        assert not files.is_done("a")
+        # What has been refused is in nobody's way.
+        await state.set("fits", [2**64 - 1, -(2**63), "é🎉\x00", 12345678901234567890.5])
+        await files.done("b")
+        await files.failed("caf\udce9.csv", "no")
+    assert airflow.users == {"fits": [2**64 - 1, -(2**63), "é🎉\x00", 12345678901234567890.5]}
+
+
+async def test_g8_what_a_clear_keeps_and_airflow_cannot_send_is_refused(make_state, airflow):
+    async with make_state(max_tries=0) as state:
+        await state.set("k", 1)
+    with pytest.raises(InvalidValueError, match="value of 'k'"):
+        async with make_state(attempt=2, max_tries=2, on_clear=lambda _: {"k": 2**70}):
             pass
