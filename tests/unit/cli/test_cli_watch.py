@@ -20,6 +20,12 @@ IDS = ("dag", "run", "task")
 SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id", "asset", "asset_uri"}
 
 
+def rest_of(process):
+    """What it still says until it ends: not `communicate`, which leaves out what `readline` has read ahead."""
+    with process:
+        return process.stdout.read(), process.stderr.read()
+
+
 def test_watch_waits_for_the_database_and_the_state(start, fill, tmp_path):
     watch = start("watch", *IDS, "--interval", "0.02", "--until", "5")
     assert watch.stderr.readline() == f"waiting: there is no database yet at {tmp_path}/state.db\n"
@@ -27,7 +33,7 @@ def test_watch_waits_for_the_database_and_the_state(start, fill, tmp_path):
     fill(TaskScope("another", "run", "task"))
     assert watch.stderr.readline() == "waiting: nothing is stored yet for dag/run/task\n"
     fill(done=5)
-    out, err = watch.communicate(timeout=30)
+    out, err = rest_of(watch)
     assert (watch.returncode, err) == (0, "")
     assert "attempt 1, epoch 1  files: 5 done, 0 failed" in out.splitlines()[-1]
 
@@ -67,7 +73,7 @@ def test_watch_ends_well_when_interrupted(start, fill):
     watch = start("watch", *IDS)
     assert watch.stdout.readline().endswith("attempt 1, epoch 1  no work set, 1 key\n")
     watch.send_signal(signal.SIGINT)
-    out, err = watch.communicate(timeout=30)
+    out, err = rest_of(watch)
     assert (watch.returncode, out, err) == (0, "", "")
 
 
