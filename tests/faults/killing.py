@@ -80,6 +80,11 @@ class Child:
         self.wait(-signal.SIGKILL)
         return moment
 
+    def freeze(self) -> None:
+        """Stop it, and wait for that: until one of its threads has the processor again, the others work on."""
+        self.send(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from contextlib import ExitStack
-from signal import SIGCONT, SIGSTOP
+from signal import SIGCONT
 
 import contender
 import pytest
@@ -71,7 +71,7 @@ class Fight:
             process.kill()
             self.running.append(self.spawn())
         else:
-            process.send(SIGSTOP)
+            process.freeze()
             self.frozen.append(process)
 
     async def listen(self, observer: Observer) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from signal import SIGCONT, SIGSTOP
+from signal import SIGCONT
 
 import alarmed
 import anyio
@@ -47,7 +47,7 @@ def until(condition, seconds):
 
 def frozen_between_commits(process, dsn) -> bool:
     """Stop a process; if it has SQLite's lock, which nobody could then take, let it go on."""
-    process.send(SIGSTOP)
+    process.freeze()
     if not dsn.startswith("sqlite:"):
         # A server takes back what a frozen client has locked.
         return True
