@@ -35,6 +35,8 @@ def pytest_addoption(parser):
         default=1,
         help="how often tests/faults runs each kind of busy loop, each store",
     )
+    parser.addoption("--crowd", type=int, default=20, help="how many processes share too few connections")
+    parser.addoption("--crowd-connections", type=int, default=10, help="how many connections they have")
     parser.addoption("--chaos-seconds", type=float, default=60, help="how long tests/faults kills a server")
     parser.addoption(
         "--deaths",
