@@ -32,6 +32,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "UnknownJobStatusError",
+    "UnstableItemError",
     "ValueTooLargeError",
     "WorkFailedError",
     "WriterEndedError",
@@ -60,6 +61,10 @@ class InvalidArgumentError(AsyncTaskStateError, ValueError):
 
 class InvalidItemError(AsyncTaskStateError, TypeError):
     """A work item has no stable string key, so it could not be recognised by a later attempt."""
+
+
+class UnstableItemError(InvalidItemError):
+    """A work item's key differs from process to process, as that of a function or a set; `key=` gives it another."""
 
 
 class InvalidKeyError(AsyncTaskStateError, ValueError):

@@ -6,15 +6,15 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from inspect import Parameter
 from itertools import islice
-from numbers import Integral, Real
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import anyio.to_thread
 
+from async_task_state.callables import generates, is_async
+from async_task_state.codec import decode
 from async_task_state.errors import (
     InvalidArgumentError,
     ProcessorError,
@@ -25,6 +25,7 @@ from async_task_state.errors import (
 from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
 from async_task_state.sources import check_source, found, modified_of
+from async_task_state.totals import Totals
 from async_task_state.wire import fitted
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class FileWork:
 
     Raises:
         InvalidArgumentError: An argument is of the wrong type or out of range.
+        ProcessorError: The processor is a generator function.
     """
 
     source: str | list[str]
@@ -97,6 +99,8 @@ class FileWork:
             raise InvalidArgumentError(f"identity must be 'stat' or 'path', not {self.identity!r}")
         if self.on_error not in ("raise", "collect"):
             raise InvalidArgumentError(f"on_error must be 'raise' or 'collect', not {self.on_error!r}")
+        if callable(self.processor):
+            load_processor(self.processor)
         check_count("concurrency", self.concurrency)
         check_count("max_attempts", self.max_attempts)
         check_seconds("max_delay", self.max_delay)
@@ -116,18 +120,16 @@ class FileWork:
         # Again, because it may have been sent from a machine with other settings.
         check_allowed(self.source, self.base)
         process = with_state(load_processor(self.processor), state)
-        totals: dict[str, float] = await state.get(TOTALS, {})
+        # In memory from here on, whatever the store is.
+        await state.get(TOTALS)
+        totals = Totals()
 
-        def add_up(_file: File, result: object) -> dict[str, Any]:
+        def add_up(file: File, result: object) -> dict[str, Any]:
             if not isinstance(result, Mapping):
                 return {}
-            for name, number in result.items():
-                if isinstance(number, (Real, Decimal)):
-                    # As JSON has it, whatever library it is of.
-                    totals[name] = totals.get(name, 0) + (
-                        int(number) if isinstance(number, Integral) else float(number)
-                    )
-            return {TOTALS: totals}
+            # In which there is nothing of a file that could not be recorded.
+            sums = decode(state._values().get(TOTALS, "{}"))  # noqa: SLF001 - without a turn of the event loop
+            return {TOTALS: totals.plus(sums, result, file.name)}
 
         try:
             summary = await state.work(WORK_SET).process(
@@ -151,7 +153,7 @@ class FileWork:
                 {"file": path_of(failure.item, self.identity), "error": failure.error}
                 for failure in summary.failures
             ],
-            "totals": totals,
+            "totals": await state.get(TOTALS, {}),
         }
         return cast("dict[str, Any]", fitted(result))
 
@@ -160,7 +162,7 @@ def load_processor(processor: str | Callable[..., Any]) -> Callable[..., Any]:
     """The function that a dotted path names; a function is returned as it is.
 
     Raises:
-        ProcessorError: The path cannot be imported, or what it names cannot be called.
+        ProcessorError: The path cannot be imported, or what it names cannot be called or is a generator function.
     """
     if isinstance(processor, str):
         try:
@@ -176,6 +178,8 @@ def load_processor(processor: str | Callable[..., Any]) -> Callable[..., Any]:
     if not callable(found) or inspect.ismodule(found):
         raise ProcessorError(f"the processor {processor!r} is a {type(found).__name__} and cannot be called")
     function: Callable[..., Any] = found
+    if (why := generates(function)) is not None:
+        raise ProcessorError(f"the processor {processor!r} {why}")
     return function
 
 
@@ -193,7 +197,7 @@ def with_state(processor: Callable[..., Any], state: TaskState) -> Callable[[Fil
     elif parameters and parameters[0].kind in BY_POSITION and parameters[0].default is Parameter.empty:
         arguments = (state,)
 
-    if inspect.iscoroutinefunction(processor) or inspect.iscoroutinefunction(type(processor).__call__):
+    if is_async(processor):
 
         async def process(file: File) -> Any:
             if file.place.asks_disk:
@@ -216,7 +220,7 @@ async def list_files(source: str | list[str], identity: str, base: str | None = 
 
 def path_of(key: str, identity: str) -> str:
     """The path within a file's key."""
-    return key.rpartition("#")[0] if identity == "stat" else key
+    return (key.rpartition("#")[0] or key) if identity == "stat" else key
 
 
 def _chunks(source: str | list[str], identity: str, base: str | None) -> Iterator[list[File]]:

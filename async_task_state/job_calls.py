@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from anyio import to_thread
 
+from async_task_state.callables import generates, is_async
 from async_task_state.errors import InvalidArgumentError, JobCallError, UnknownJobStatusError
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class JobCalls:
         function = self._functions[name]
         if function is None:
             return None
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        if is_async(function):
             return await function(*args, **named)
         # Abandoned, for a shutdown must not wait for a request that hangs.
         answer = await to_thread.run_sync(partial(function, *args, **named), abandon_on_cancel=True)
@@ -300,6 +301,8 @@ def _callable(name: str, wanted: object, found: Any) -> Callable[..., Any]:
     if not callable(found):
         raise JobCallError(f"{name}={wanted!r} is a {type(found).__name__} and cannot be called")
     function: Callable[..., Any] = found
+    if (why := generates(function)) is not None:
+        raise JobCallError(f"{name}={wanted!r} {why}")
     return function
 
 

@@ -24,6 +24,7 @@ from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, m
 from async_task_state.job_gone import is_gone
 from async_task_state.leaving import keeping_portal
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
+from async_task_state.text import told
 from async_task_state.wire import fitted
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ class JobWork(JobDefinition):
         except Exception as error:
             # A retry sends the same key, for the request may have arrived; a clear takes the error's word for it.
             await _remember(
-                state, {**job, "state": REFUSED, "status": f"submit raised {error!r}"[:STATUS_CHARS]}
+                state,
+                {**job, "state": REFUSED, "status": f"submit raised {told(error, repr)}"[:STATUS_CHARS]},
             )
             raise
         try:
@@ -208,7 +210,7 @@ class JobWork(JobDefinition):
         self, state: TaskState, job: dict[str, Any], error: Exception, what: str
     ) -> dict[str, Any]:
         """Remember that there is nothing more to be had of a job, so that the next attempt submits another."""
-        job = {**job, "state": GONE, "status": f"{what}: {error}"[:STATUS_CHARS]}
+        job = {**job, "state": GONE, "status": f"{what}: {told(error)}"[:STATUS_CHARS]}
         await _remember(state, job)
         return job
 
@@ -276,7 +278,7 @@ class JobWork(JobDefinition):
             failures += 1
             if failures >= self.max_poll_failures:
                 if is_gone(failed):
-                    raise JobGoneError(f"{name} raised {failed!r}") from failed
+                    raise JobGoneError(f"{name} raised {told(failed, repr)}") from failed
                 raise failed
             log.warning("%s has failed %d times in a row: %r", name, failures, failed)
             await anyio.sleep(next(waits))

@@ -55,8 +55,10 @@ class ProcessFilesOperator(BaseOperator):
         processor: The dotted path of `async def process(path, state)`, or of a plain function, which then runs in a
             worker thread. `path` is a `UPath`, which for a local file is a `pathlib.Path`. The state is given to the
             parameter of that name, or to a second one that has no default; a function without either is given none.
-            With `deferrable=False` a function will do. When it returns a mapping, its numbers are added to `totals`
-            in the same atomic step that records the file; anything else it returns is ignored.
+            With `deferrable=False` a function will do. When it returns a mapping, its numbers are added to `totals`, those
+            of mappings within it too, in the same atomic step that records the file; what else is in it is left out, and
+            the log says so. Anything else it returns is ignored. A file of which the numbers cannot be added, as NaN, has
+            failed.
         concurrency: How many files are processed at once.
         max_attempts: How often one attempt of the task tries a file before it counts as failed. The task's next
             attempt tries it anew.

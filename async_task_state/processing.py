@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 import anyio.to_thread
 
+from async_task_state.callables import generates, is_async
 from async_task_state.digests import digest_of
 from async_task_state.errors import (
     InvalidArgumentError,
     StaleWriterError,
     StateNotOpenError,
     StoreUnavailableError,
+    UnstableItemError,
     WorkFailedError,
 )
 from async_task_state.logs import Log
 from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkSummary
 from async_task_state.settings import check_count
+from async_task_state.text import told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -67,6 +70,8 @@ class Run:
             raise InvalidArgumentError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
         if not callable(fn):
             raise InvalidArgumentError(f"fn must be a function, not {type(fn).__name__}")
+        if (why := generates(fn)) is not None:
+            raise InvalidArgumentError(f"fn {why}")
         self._work = work
         self._key = key
         self._concurrency = concurrency
@@ -127,42 +132,72 @@ class Run:
 
     async def _one(self, item: Any, call: Call) -> None:
         work = self._work
-        digest = digest_of(item, self._key)
+        error: BaseException | None
+        digest, name, error = self._named(item)
         if digest in work._done or digest in self._begun:
             self._skipped += 1
             pending = work._state._writable()
             await pause_if_due(pending)
             return
         self._begun.add(digest)
-        error: BaseException | None = None
-        # Counted as soon as it is recorded: what comes after may be cancelled.
+        nameless = error
         while not work._given_up(digest, self._max_attempts):
-            try:
-                result = await call(item)
-            except _STATE_LOST:
-                raise
-            except BaseException as raised:
-                if not is_of_item(raised):
-                    raise
-                error = raised
-                pending = work._record_failed(digest, self._key(item), raised)
-                if work._given_up(digest, self._max_attempts):
-                    self._count_failure(work._failures[digest], error)
-                await pause_if_due(pending)
-            else:
-                pending = work._record_done(
-                    digest, {} if self._record is None else self._record(item, result)
-                )
+            error = nameless or await self._try(item, digest, call)
+            # Counted as soon as it is recorded: what comes after may be cancelled.
+            if error is None:
                 self._begun.discard(digest)
                 self._done += 1
+                pending = work._state._writable()
                 if must_pause(pending):
                     await pause(pending)
                 return
+            pending = work._record_failed(digest, name, error)
+            if work._given_up(digest, self._max_attempts):
+                self._count_failure(work._failures[digest], error)
+            await pause_if_due(pending)
         failure = work._failures[digest]
         if error is None:
             # By an earlier process of this attempt.
             self._count_failure(failure, None)
         self._end_at(failure, error)
+
+    def _named(self, item: Any) -> tuple[bytes, str, Exception | None]:
+        """The digest of an item's key and the key; where it has none, what is known of it, and why."""
+        try:
+            return digest_of(item, self._key), self._key(item), None
+        except UnstableItemError:
+            raise
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            name = f"an item without a key: {told(item, repr)}"
+            return digest_of(name), name, error
+
+    async def _try(self, item: Any, digest: bytes, call: Call) -> BaseException | None:
+        """Call `fn` and record that the item is done; the failure of the item, if it has failed."""
+        try:
+            result = await call(item)
+        except _STATE_LOST:
+            raise
+        except BaseException as error:
+            if not is_of_item(error):
+                raise
+            return error
+        return self._finish(digest, item, result)
+
+    def _finish(self, digest: bytes, item: Any, result: Any) -> Exception | None:
+        """Record an item as done; what kept it from being recorded is its failure, where failures are collected."""
+        refuse_generator(result)
+        try:
+            values = {} if self._record is None else self._record(item, result)
+            self._work._record_done(digest, values)
+        except _STATE_LOST:
+            raise
+        except Exception as error:
+            if self._on_error == "raise" or digest in self._work._done:
+                raise
+            return error
+        return None
 
     def _end_at(self, failure: Failure, error: BaseException | None) -> None:
         if self._on_error == "raise":
@@ -185,7 +220,7 @@ class Run:
     def _caller(self) -> Call:
         """`fn` as an async function: a plain one runs in a worker thread, and what it returns may be awaitable."""
         fn = self._fn
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
+        if is_async(fn):
             return fn
         limiter = anyio.CapacityLimiter(self._concurrency)
 
@@ -195,6 +230,18 @@ class Run:
             return await result if inspect.isawaitable(result) else result
 
         return call
+
+
+def refuse_generator(result: Any) -> None:
+    """Refuse what a function has returned that has done nothing yet.
+
+    Raises:
+        InvalidArgumentError: It is a generator.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise InvalidArgumentError(
+            f"fn returned a generator, {result.__qualname__}, of which nothing has run: return what it is to give, or None"
+        )
 
 
 def is_cancelled(error: BaseException) -> bool:

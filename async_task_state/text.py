@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["UNSENDABLE", "plain", "sendable"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["UNSENDABLE", "plain", "sendable", "told"]
 
 UNSENDABLE: Final = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 cannot encode, or a database's JSON cannot hold."""
@@ -25,3 +28,11 @@ def plain(text: str) -> str:
 def sendable(text: str) -> str:
     """A text with lone surrogates, which stand for the bytes of a file's name, and NUL escaped as in a Python literal."""
     return UNSENDABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def told(value: Any, as_text: Callable[[Any], str] = str) -> str:
+    """What an object of an author's says of itself, though its own code may raise."""
+    try:
+        return str(as_text(value))
+    except Exception as error:  # noqa: BLE001 - the author's
+        return f"<{as_text.__name__}() of this {type(value).__name__} raises {type(error).__name__}>"

@@ -20,9 +20,10 @@ from async_task_state.digests import (
     each_of,
     encode_digests,
 )
-from async_task_state.errors import InvalidKeyError
+from async_task_state.errors import InvalidKeyError, ValueTooLargeError
 from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkCounts, WorkSummary
+from async_task_state.text import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -37,6 +38,12 @@ T = TypeVar("T")
 
 MAX_NAME_CHARS: Final = 200
 MAX_ERROR_CHARS: Final = 1000
+MAX_ITEM_CHARS: Final = 4096
+"""How much of a failed item's key is kept to be shown; its digest says which it is."""
+FAILURE_BYTES: Final = 200
+"""What is recorded of a failure besides its two texts, at most."""
+BYTES_A_CHAR: Final = 12
+"""In JSON, at most."""
 
 
 class WorkSet:
@@ -160,14 +167,16 @@ class WorkSet:
             concurrency: How many calls run at once, at most.
             max_attempts: How often this attempt of the task tries an item.
             on_error: What an item that failed for good does: "raise" cancels the calls that are running and raises;
-                "collect" goes on, and the summary says which failed.
+                "collect" goes on, and the summary says which failed. With "collect" an item of which the result cannot
+                be recorded, or that has no key, has failed, too.
             record: Called with an item and what `fn` returned for it; the values it returns are recorded in the same
                 atomic step as the item. Not awaited, so a running total can be kept in it.
 
         Raises:
             WorkFailedError: An item failed for good and `on_error` is "raise".
             InvalidItemError: A key is not a string, or not a stable one.
-            InvalidArgumentError: `fn` cannot be called, a number is below 1, or `on_error` is neither of the two.
+            InvalidArgumentError: `fn` cannot be called or is a generator function, a number is below 1, or `on_error` is
+                neither of the two.
         """
         from async_task_state.processing import Run  # noqa: PLC0415 - it imports this module
 
@@ -216,21 +225,26 @@ class WorkSet:
         self._failures.pop(digest, None)
 
     def _record_failed(self, digest: bytes, item: str, error: BaseException | str) -> Pending:
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {told(error)}"
         pending = self._state._writable()
         pending.check()
         attempt = self._state._turn
         key = self._failed_keys + digest.hex()
         with pending.lock:
             earlier = self._failures.get(digest)
-            failure = Failure(
-                item,
-                text[:MAX_ERROR_CHARS],
+            tries = (
                 1 if earlier is None else earlier.tries + 1,
                 attempt,
                 1 if earlier is None or earlier.attempt != attempt else earlier.attempt_tries + 1,
             )
-            change = (encode(key, failure, self._state._max_bytes), None)
+            limit = self._state._max_bytes
+            failure = Failure(item[:MAX_ITEM_CHARS], text[:MAX_ERROR_CHARS], *tries)
+            try:
+                change = (encode(key, failure, limit), None)
+            except ValueTooLargeError:
+                room = max(0, limit - FAILURE_BYTES) // BYTES_A_CHAR // 2
+                failure = Failure(item[:room], text[:room], *tries)
+                change = (encode(key, failure, limit), None)
             self._failures[digest] = failure
             pending.whole(pending.add, {key: change})
         return pending
