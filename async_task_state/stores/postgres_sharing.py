@@ -36,7 +36,8 @@ POOLED_SECONDS: Final = 10.0
 """The same for any process behind a pooler, whose clients cannot be counted and which makes connecting cheap."""
 PAUSE_SECONDS: Final = 0.1
 """Between two turns, and after a first refusal."""
-LONGEST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""After further ones: while a server looks at who wants a connection, it has one."""
 WAIT_SECONDS: Final = 3.0
 """How long to ask for a connection before the call fails, which makes its caller ask again later."""
 SPARE: Final = 10
@@ -118,6 +119,7 @@ class Sharing:
         self._look_at = 0.0
         self._turn_ends = NEVER
         self._begin_at = 0.0
+        self._pause = PAUSE_SECONDS
 
     @property
     def on(self) -> bool:
@@ -139,21 +141,21 @@ class Sharing:
             Exception: What `connect` raises.
         """
         gives_up_at = time.monotonic() + WAIT_SECONDS
-        pause = PAUSE_SECONDS
-        await _pause(self._begin_at - time.monotonic())
         while True:
+            await asyncio.sleep(max(0.0, self._begin_at - time.monotonic()))
             try:
                 db = await connect()
             except asyncpg.PostgresError as error:
                 if not is_refusal(error):
                     raise
                 self._begin(error.args[0] if error.args else "refused")
-                if time.monotonic() + pause >= gives_up_at:
+                self._begin_at = time.monotonic() + self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+                if self._begin_at >= gives_up_at:
                     raise
             else:
                 break
-            await _pause(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        self._pause = PAUSE_SECONDS
         seconds = TURN_SECONDS if self.on else POOLED_SECONDS if self._pooled else NEVER
         self._turn_ends = time.monotonic() + seconds * random.uniform(0.5, 1)  # noqa: S311 - jitter
         return db
@@ -189,11 +191,6 @@ class Sharing:
             )
         self._ends = time.monotonic() + CALM_SECONDS * random.uniform(1, 2)  # noqa: S311 - jitter
         self._turn_ends = min(self._turn_ends, time.monotonic() + TURN_SECONDS)
-
-
-async def _pause(seconds: float) -> None:
-    if seconds > 0:
-        await asyncio.sleep(seconds)
 
 
 async def _shortage(db: Any) -> Allowed | None:
