@@ -33,8 +33,9 @@ def sql(dsn: str, role: str | None) -> str:
         raise InvalidArgumentError("--sql is for a postgresql dsn: another store needs no administrator")
     from async_task_state.stores.postgres_schema import grants, script  # noqa: PLC0415 - for PostgreSQL only
 
-    schema = _parsed(dsn).schema
-    return script(schema) + (grants(schema, role) if role is not None else "")
+    parsed = _parsed(dsn)
+    schema = parsed.schema
+    return script(schema, owner=parsed.owner) + (grants(schema, role) if role is not None else "")
 
 
 async def init_db(dsn: str, role: str | None) -> Made:

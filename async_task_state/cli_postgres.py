@@ -11,6 +11,7 @@ from async_task_state.stores.postgres_connection import CLOSE_SECONDS, COMMAND_S
 from async_task_state.stores.postgres_errors import TROUBLE, explained
 from async_task_state.stores.postgres_schema import (
     MIGRATIONS,
+    PATH,
     check_server,
     forbidden,
     grants,
@@ -39,7 +40,7 @@ _OWNS: Final = (
 async def not_ready(dsn: PostgresDsn) -> str | None:
     """What to say instead of making or changing tables for somebody who only looks: perhaps as the wrong role."""
     async with _connected(dsn) as db, db.transaction():
-        found = await version(db, dsn.schema)
+        found = await version(db, dsn.schema, dsn.owner)
     if not found:
         return f"there are no tables yet in schema {dsn.schema}: they are made on first use, or by init-db"
     if found < len(MIGRATIONS):
@@ -54,8 +55,8 @@ async def init(dsn: PostgresDsn, role: str | None) -> tuple[int, int]:
     """Make the tables or bring them up to date, and let a role use them; their version before and after."""
     async with _connected(dsn) as db:
         async with db.transaction():
-            before = await version(db, dsn.schema)
-        await prepare(db, dsn.schema)
+            before = await version(db, dsn.schema, dsn.owner)
+        await prepare(db, dsn.schema, dsn.owner)
         if role is not None:
             await db.execute(grants(dsn.schema, role))
         return before, max(before, len(MIGRATIONS))
@@ -64,6 +65,7 @@ async def init(dsn: PostgresDsn, role: str | None) -> tuple[int, int]:
 async def describe_server(dsn: PostgresDsn) -> str:
     """Which one answers; a StoreError where it does not, or would lose what is saved."""
     async with _connected(dsn) as db, db.transaction():
+        await db.execute(PATH)
         number, role, pid, *risks = await db.fetchrow(
             "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text, pg_backend_pid(),"
             " current_setting('fsync'), current_setting('synchronous_commit')"
@@ -86,12 +88,12 @@ async def describe_tables(dsn: PostgresDsn) -> str:
     schema = dsn.schema
     async with _connected(dsn) as db:
         async with db.transaction():
-            found = await version(db, schema)
+            found = await version(db, schema, dsn.owner)
             missing = await db.fetch(_MISSING, schema) if found else []
             if 0 < found < len(MIGRATIONS) and not await db.fetchval(_OWNS, schema):
                 raise StoreError(await forbidden(db, schema, "it does not own them"))
         if not found:
-            await make(db, schema, keep=False)
+            await make(db, schema, dsn.owner, keep=False)
             return f"none yet in schema {schema}, where this role may make them"
     if missing:
         role = missing[0]["role"]

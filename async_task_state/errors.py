@@ -33,6 +33,7 @@ __all__ = [
     "StoreUnavailableError",
     "UnknownJobStatusError",
     "UnstableItemError",
+    "UntrustedSchemaError",
     "ValueTooLargeError",
     "WorkFailedError",
     "WriterEndedError",
@@ -166,6 +167,10 @@ class WriterEndedError(StoreUnavailableError):
     The message says which, and what is not saved: nothing of that is tried again. A state that is opened anew gets
     a thread of its own, and finds what was durable.
     """
+
+
+class UntrustedSchemaError(StoreError):
+    """The PostgreSQL schema belongs to a role that could change what is done there; the message names it."""
 
 
 class UnknownJobStatusError(AsyncTaskStateError):

@@ -107,7 +107,7 @@ class SoleConnection:
             if not self._dsn.pgbouncer:
                 await db.execute(SESSION)
             if not self._prepared:
-                await prepare(db, self._dsn.schema)
+                await prepare(db, self._dsn.schema, self._dsn.owner)
         except BaseException as error:
             if db is not None:
                 db.terminate()

@@ -14,7 +14,7 @@ __all__ = ["LIBPQ_OPTIONS", "PostgresDsn"]
 DEFAULT_SCHEMA: Final = "async_task_state"
 CONNECT_SECONDS: Final = 10.0
 
-OUR_OPTIONS: Final = frozenset({"connect_timeout", "pgbouncer", "schema"})
+OUR_OPTIONS: Final = frozenset({"connect_timeout", "owner", "pgbouncer", "schema"})
 FILE_OPTIONS: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 LIBPQ_OPTIONS: Final = frozenset(
     {
@@ -44,6 +44,7 @@ class PostgresDsn:
     Args:
         address: The dsn without its password and without the options that are ours.
         schema: Where the tables are.
+        owner: To whom the schema may belong besides those who could use it anyway.
         pgbouncer: Whether a connection may be another server's at each transaction.
         connect_timeout: Seconds that connecting may take.
         password: Kept out of the repr.
@@ -52,6 +53,7 @@ class PostgresDsn:
 
     address: str
     schema: str = DEFAULT_SCHEMA
+    owner: str | None = None
     pgbouncer: bool = False
     connect_timeout: float = CONNECT_SECONDS
     password: str | None = field(default=None, repr=False)
@@ -100,6 +102,7 @@ class PostgresDsn:
         return cls(
             address=_address(f"{user}{at}", hosts, parts.path, query),
             schema=own.get("schema", DEFAULT_SCHEMA),
+            owner=own.get("owner"),
             pgbouncer=own.get("pgbouncer") == "true",
             connect_timeout=float(own.get("connect_timeout", CONNECT_SECONDS)),
             password=unquote(password, errors="strict") or secret,
@@ -181,6 +184,10 @@ _VALUES: Final = {
     "schema": (
         r"(?![Pp][Gg]_)[A-Za-z_]\w{0,62}",
         "a name of up to 63 letters, digits and underscores, no digit first, and not pg_...",
+    ),
+    "owner": (
+        r"[^$'\"\\]{1,63}",
+        "the name of a role, of up to 63 characters without $, quotes and backslash",
     ),
     "pgbouncer": ("true|false", "true or false"),
     "connect_timeout": (r"(?!0*(\.0*)?$)\d{1,6}(\.\d*)?", "a number of seconds above 0"),

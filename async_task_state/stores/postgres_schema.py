@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote as percent_encoded
 
 from asyncpg import InsufficientPrivilegeError
 
-from async_task_state.errors import StoreError
+from async_task_state.errors import StoreError, UntrustedSchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MIGRATIONS", "check_server", "forbidden", "grants", "make", "prepare", "script", "version"]
+__all__ = [
+    "MIGRATIONS",
+    "PATH",
+    "check_server",
+    "forbidden",
+    "grants",
+    "make",
+    "prepare",
+    "script",
+    "version",
+]
 
 MIGRATIONS: Final = (
     # Ids begin anywhere: a lease of tables that were dropped must not match one of those made in their place.
@@ -57,20 +68,40 @@ LOCK: Final = 0x41545301
 """Of `pg_advisory_xact_lock`: whoever makes or changes tables holds it."""
 
 
-def script(schema: str, steps: Sequence[str] = MIGRATIONS) -> str:
+_STRANGER: Final = """
+SELECT owner.rolname FROM pg_catalog.pg_namespace JOIN pg_catalog.pg_roles AS owner ON owner.oid = nspowner
+    JOIN pg_catalog.pg_roles AS me ON me.rolname = current_user
+    JOIN pg_catalog.pg_database ON datname = current_database()
+WHERE nspname = {schema} AND owner.oid NOT IN (me.oid, datdba) AND NOT owner.rolsuper
+    AND owner.rolname NOT IN ('pg_database_owner', {owner})
+    AND (me.rolsuper OR NOT (pg_has_role(me.oid, owner.oid, 'MEMBER') OR pg_has_role(owner.oid, me.oid, 'MEMBER')))"""
+"""The owner of a schema who is not trusted with what this role does there. A superuser is a member of every role, which
+makes nobody's schema its own."""
+PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
+
+
+def script(schema: str, steps: Sequence[str] = MIGRATIONS, owner: str | None = None) -> str:
     """The SQL that makes the tables or brings them up to date, whatever of them is there; one statement.
 
     Args:
         schema: Where they are.
         steps: The migrations that there are.
+        owner: To whom the schema may belong, besides those who could use it anyway.
     """
     name = f'"{schema}"'
+    refusal = (
+        f"the schema '{schema}' belongs to the role '%s': if it is to be trusted, name it by ?owner= in"
+        " [async_task_state] dsn"
+    )
     return "\n".join(
         (
-            "DO $do$ BEGIN",
+            "DO $do$ DECLARE stranger text; BEGIN",
+            f"{PATH};",
             # Every look at what is there comes after this, so that processes may do it at once; the first is a query,
             # for what is cached of the catalog may be from before.
             f"PERFORM pg_advisory_xact_lock({LOCK});",
+            f"stranger := ({_STRANGER.format(schema=_literal(schema), owner=_literal(owner or ''))});",
+            f"IF stranger IS NOT NULL THEN RAISE EXCEPTION USING MESSAGE = format({_literal(refusal)}, stranger); END IF;",
             f"IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{schema}') THEN CREATE SCHEMA {name}; END IF;",
             *(_step(name, number, text) for number, text in enumerate(steps, 1)),
             "END $do$;\n",
@@ -103,34 +134,36 @@ def check_server(db: Any) -> None:
         )
 
 
-async def prepare(db: Any, schema: str) -> None:
+async def prepare(db: Any, schema: str, owner: str | None) -> None:
     """Make the tables, or bring them up to date; many processes may do so at once.
 
     Args:
         db: A connection of asyncpg, in no transaction.
         schema: Where they are.
+        owner: To whom the schema may belong, besides those who could use it anyway.
 
     Raises:
-        StoreError: They are newer than this code, or this role may not make them.
+        StoreError: They are newer than this code, this role may not make them, or the schema is a stranger's.
     """
     check_server(db)
     async with db.transaction():
-        found = await version(db, schema)
+        found = await version(db, schema, owner)
     if found > len(MIGRATIONS):
         raise StoreError(
             f"the database has schema {found}, this version of async-task-state knows up to {len(MIGRATIONS)}:"
             " upgrade async-task-state"
         )
     if found < len(MIGRATIONS):
-        await make(db, schema)
+        await make(db, schema, owner)
 
 
-async def make(db: Any, schema: str, *, keep: bool = True) -> None:
+async def make(db: Any, schema: str, owner: str | None, *, keep: bool = True) -> None:
     """Run the script.
 
     Args:
         db: As above.
         schema: As above.
+        owner: As above.
         keep: Whether what it makes is to stay, or was only to be tried.
 
     Raises:
@@ -139,7 +172,7 @@ async def make(db: Any, schema: str, *, keep: bool = True) -> None:
     transaction = db.transaction(isolation="read_committed")
     await transaction.start()
     try:
-        await db.execute(script(schema))
+        await db.execute(script(schema, owner=owner))
     except InsufficientPrivilegeError as error:
         why = str(error)
     else:
@@ -150,8 +183,28 @@ async def make(db: Any, schema: str, *, keep: bool = True) -> None:
         raise StoreError(await forbidden(db, schema, why))
 
 
-async def version(db: Any, schema: str) -> int:
-    """Which of the migrations have been made; 0 is none."""
+async def version(db: Any, schema: str, owner: str | None) -> int:
+    """Which of the migrations have been made; 0 is none.
+
+    Args:
+        db: A connection of asyncpg, in a transaction.
+        schema: As above.
+        owner: As above.
+
+    Raises:
+        UntrustedSchemaError: The schema is a stranger's; nothing in it has been looked at.
+    """
+    await db.execute(PATH)
+    stranger = await db.fetchval(
+        _STRANGER.format(schema="$1::text", owner="coalesce($2::text, '')"), schema, owner
+    )
+    if stranger is not None:
+        role = await db.fetchval("SELECT current_user::text")
+        raise UntrustedSchemaError(
+            f"the schema {schema!r} belongs to the role {stranger!r}, which could change what is done there: where that role"
+            f" is to be trusted, add ?owner={percent_encoded(stranger)} to [async_task_state] dsn; otherwise name another"
+            f' schema, or let an administrator look at it and then run ALTER SCHEMA "{schema}" OWNER TO {_quoted(role)}'
+        )
     if await db.fetchval("SELECT to_regclass($1)::oid", f'"{schema}".version') is None:
         return 0
     found: int = await db.fetchval(f'SELECT version FROM "{schema}".version')  # noqa: S608 - a checked name
@@ -179,6 +232,10 @@ def _step(name: str, number: int, text: str) -> str:
     )
     update = f"UPDATE {{schema}}.version SET version = {number};"  # noqa: S608 - a number
     return f"IF {due} THEN EXECUTE $step${(text + update).replace('{schema}', name)}$step$; END IF;"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _quoted(role: str) -> str:

@@ -39,9 +39,10 @@ TOUCH_SECONDS: Final = 1800.0
 """How often a process that commits to a scope touches it: with every commit it would double the work of a small one."""
 
 # A process that is frozen must not hold its successor up. Nobody may wait for a lock on the server when the client has
-# given up, or those who try again would use all connections up. What is saved is on disk.
+# given up, or those who try again would use all connections up. What is saved is on disk. No function of a schema that others
+# may write is taken for one of the server's.
 _LIMITS: Final = (
-    "SET {0} idle_in_transaction_session_timeout = 10000; SET {0} lock_timeout = 15000; SELECT"
+    "SET {0} search_path = pg_catalog, pg_temp; SET {0} idle_in_transaction_session_timeout = 10000; SET {0} lock_timeout = 15000; SELECT"
     " set_config('synchronous_commit', 'on', {1}) WHERE current_setting('synchronous_commit') = 'off'"
 )
 SESSION: Final = _LIMITS.format("SESSION", "false")
