@@ -172,7 +172,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         _check,
         "check the settings, and that the store can be used and suits the executor",
         more="Leaves nothing behind; exits with 1 if anything is wrong. As JSON: an object with ok and checks (a list"
-        " of objects with check, ok and detail).",
+        " of objects with check, ok, warning and detail).",
     )
     init = add(
         "init-db",
@@ -288,11 +288,16 @@ def _check(args: argparse.Namespace) -> int:
         found = list(checks(args.dsn))
     failed = sum(not check.ok for check in found)
     if args.json:
-        answers = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in found]
+        answers = [
+            {"check": check.name, "ok": check.ok, "warning": check.warning, "detail": check.detail}
+            for check in found
+        ]
         screen.document({"ok": not failed, "checks": answers})
     else:
         screen.show(views.checks_table(found))
-        screen.show(Text(f"{failed} of {len(found)} failed" if failed else "all is well"))
+        warned = sum(check.warning for check in found)
+        well = f"states are kept, {views.counted(warned, 'warning')}" if warned else "all is well"
+        screen.show(Text(f"{failed} of {len(found)} failed" if failed else well))
     return FAILED if failed else OK
 
 

@@ -20,7 +20,7 @@ from async_task_state.stores.sqlite_file import modes_for_others, names_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Check", "absent", "checks", "is_postgres", "no_database", "opened_by_commands", "shown"]
+__all__ = ["Advice", "Check", "absent", "checks", "is_postgres", "no_database", "opened_by_commands", "shown"]
 
 AIRFLOWS: Final = (
     "the dsn airflow: keeps state in Airflow's own store, which these commands do not open: Airflow shows it on the page of"
@@ -37,11 +37,19 @@ class Check:
         name: What was asked about.
         ok: Whether all is well.
         detail: What was found; where it is not well, with what to do.
+        warning: Whether all could be better, and `detail` says how.
     """
 
     name: str
     ok: bool
     detail: str
+    warning: bool = False
+
+
+class Advice(str):
+    """An answer that says what should be changed, although states are kept."""
+
+    __slots__ = ()
 
 
 def checks(dsn: str | None) -> Iterator[Check]:
@@ -115,7 +123,8 @@ def no_database(dsn: str) -> str | None:
 
 def _check(name: str, ask: Callable[[], str]) -> Check:
     try:
-        return Check(name, ok=True, detail=ask())
+        detail = ask()
+        return Check(name, ok=True, detail=detail, warning=isinstance(detail, Advice))
     except AsyncTaskStateError as error:
         return Check(name, ok=False, detail=str(error))
     except Exception as error:  # noqa: BLE001 - Airflow's configuration can be broken in any way
@@ -167,12 +176,18 @@ def shown(dsn: str) -> str:
 
 
 def _of_postgres(dsn: str) -> Iterator[Check]:
-    from async_task_state.cli_postgres import describe_server, describe_tables  # noqa: PLC0415 - for PostgreSQL only
+    from async_task_state.cli_deployment import (  # noqa: PLC0415 - for PostgreSQL only
+        describe_connections,
+        describe_role,
+    )
+    from async_task_state.cli_postgres import describe_server, describe_tables  # noqa: PLC0415
     from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
 
     parsed = PostgresDsn.parse(dsn)
     yield _check("server", lambda: asyncio.run(describe_server(parsed)))
     yield _check("tables", lambda: asyncio.run(describe_tables(parsed)))
+    yield _check("role", lambda: asyncio.run(describe_role(parsed)))
+    yield _check("connections", lambda: asyncio.run(describe_connections(parsed)))
 
 
 def _executor(dsn: str) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from async_task_state.stores.postgres_dsn import PostgresDsn
 
-__all__ = ["describe_server", "describe_tables", "init", "not_ready"]
+__all__ = ["describe_server", "describe_tables", "init", "looking", "not_ready"]
 
 _MISSING: Final = """
 SELECT privilege || ' ON ' || name AS what, current_user::text AS role
@@ -64,8 +64,7 @@ async def init(dsn: PostgresDsn, role: str | None) -> tuple[int, int]:
 
 async def describe_server(dsn: PostgresDsn) -> str:
     """Which one answers; a StoreError where it does not, or would lose what is saved."""
-    async with _connected(dsn) as db, db.transaction():
-        await db.execute(PATH)
+    async with looking(dsn) as db:
         number, role, pid, *risks = await db.fetchrow(
             "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text, pg_backend_pid(),"
             " current_setting('fsync'), current_setting('synchronous_commit')"
@@ -102,6 +101,14 @@ async def describe_tables(dsn: PostgresDsn) -> str:
             f" {' '.join(grants(schema, role).split())}"
         )
     return f"schema {schema}, version {found}"
+
+
+@asynccontextmanager
+async def looking(dsn: PostgresDsn) -> AsyncIterator[Any]:
+    """A connection in a transaction, in which names are looked for in the catalog alone."""
+    async with _connected(dsn) as db, db.transaction():
+        await db.execute(PATH)
+        yield db
 
 
 @asynccontextmanager

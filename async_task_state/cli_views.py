@@ -241,6 +241,8 @@ def checks_table(checks: Sequence[Check]) -> Table:
     answers = table("check", "result", "found")
     for check in checks:
         result = Text("ok", style="green") if check.ok else Text("failed", style="bold red")
+        if check.warning:
+            result = Text("warning", style="yellow")
         answers.add_row(check.name, result, Text(plain(check.detail)))
     return answers
 

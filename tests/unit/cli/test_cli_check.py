@@ -26,7 +26,7 @@ def check(run, _settings_read_anew):
         assert document.keys() == {"ok", "checks"}
         assert document["ok"] is (code == 0)
         answers = {answer.pop("check"): answer for answer in document["checks"]}
-        assert all(answer.keys() == {"ok", "detail"} for answer in answers.values())
+        assert all(answer.keys() == {"ok", "warning", "detail"} for answer in answers.values())
         return code, {name: (answer["ok"], answer["detail"]) for name, answer in answers.items()}
 
     return check

@@ -117,7 +117,10 @@ def test_check_says_what_it_found(run, answers, admin, dsn, role, schema, fill, 
     out = run("check")[1]
     assert [line.split()[:2] for line in out.splitlines()] == [
         ["check", "result"],
-        *([name, "ok"] for name in ("settings", "dsn", "executor", "server", "tables", "store")),
+        *(
+            [name, "ok"]
+            for name in ("settings", "dsn", "executor", "server", "tables", "role", "connections", "store")
+        ),
         ["all", "is"],
     ]
 
