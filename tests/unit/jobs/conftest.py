@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from airflow.sdk.execution_time import task_runner
+from doorkit import Comms
 from jobkit import work_of
 from service import Died, service
 
@@ -55,3 +57,13 @@ def die(opened):
         return False
 
     return die
+
+
+@pytest.fixture
+def airflow_says(monkeypatch):
+    def airflow_says(answer):
+        comms = Comms({"run": {"task": answer}} if isinstance(answer, str) else answer)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+        return comms
+
+    return airflow_says

@@ -1,0 +1,95 @@
+"""What the author's `on_user_kill` does: it raises, hangs, or is of another class; and a unit test of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from killkit import SCOPE, HasNoHook, KillFails, Running, Waits, WaitsForPages, calls
+
+from async_task_state.lifetime import writer_for
+from async_task_state.testing import run_trigger
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_call_that_raises_was_made(task, caplog):
+    async with Running(await task.defer(KillFails)) as old:
+        task.clear()
+        await task.defer(KillFails)
+        with pytest.raises(ConnectionError):
+            await old.be_killed()
+    async with Running(task.trigger(KillFails)):
+        pass
+    assert len(calls) == 1
+
+
+async def test_an_error_of_a_call_that_was_owed_does_not_keep_the_next_trigger(task):
+    async with Running(await task.defer(KillFails)) as old:
+        await old.die()
+    task.clear()
+    async with Running(await task.defer(KillFails)) as new:
+        assert await new.end() == [{"cleared": True}]
+    assert len(calls) == 1
+
+
+async def test_a_call_that_hangs_is_bounded(task, monkeypatch):
+    monkeypatch.setattr(Waits, "_kill_seconds", 0.05)
+    monkeypatch.setattr(Waits, "kill", lambda self, state: asyncio.sleep(3600))
+    async with Running(await task.defer()) as old:
+        await old.die()
+    task.clear()
+    async with Running(await task.defer()) as new:
+        assert await new.end() == [{"cleared": True}]
+    assert await task.owed() == []
+
+
+async def test_a_trigger_of_another_class_leaves_the_call_and_says_so(task, capsys):
+    async with Running(await task.defer()) as old:
+        await old.die()
+    task.clear()
+    async with Running(await task.defer(WaitsForPages)) as other:
+        await other.end()
+    assert calls == []
+    assert "owes on_user_kill to killkit.Waits" in capsys.readouterr().out
+    assert len(await task.owed()) == 1
+    task.retry()
+    async with Running(await task.defer()):
+        assert [call.values["job"] for call in calls] == ["j-1"]
+
+
+async def test_a_trigger_without_the_hook_keeps_nothing(task):
+    trigger = await task.defer(HasNoHook)
+    async for _ in trigger.run():
+        break
+    writer = writer_for(task.dsn, task.settings)
+    snapshot = await writer.call(writer.store.read, SCOPE)
+    assert not [key for key in snapshot.entries if "kill" in key]
+
+
+# In a unit test
+
+
+async def test_run_trigger_clears(dsn):
+    trigger = Waits()
+    when = lambda state: "page" in state._pending.values  # noqa: E731 - one line
+    cleared = await run_trigger(trigger, stop="clear", when=when)
+    assert [call.values for call in calls] == [{"job": "j-1", "page": 1}]
+    assert (cleared.events, cleared.values) == ([], {})
+    again = await run_trigger(trigger, attempt=2, stop="clear", when=when)
+    assert [call.values["job"] for call in calls] == ["j-1", "j-2"]
+    assert again.values == {}
+
+
+async def test_a_trigger_knows_that_its_attempt_began_with_a_clear(task):
+    await task.defer()
+    task.clear()
+    await task.defer()
+    for _ in range(2):
+        async with task.trigger().task_state() as state:
+            assert state.cleared
+            await state.clear()
+    task.retry()
+    await task.defer()
+    async with task.trigger().task_state() as state:
+        assert not state.cleared
