@@ -77,6 +77,10 @@ class Arrivals:
         present: set[bytes] = set()
         unreported: dict[bytes, Version] = {}
         for version in versions:
+            if version.earlier in self._reported:
+                # By an older state.
+                present.add(version.earlier)
+                continue
             present.add(version.digest)
             if version.digest not in self._reported:
                 unreported[version.digest] = version

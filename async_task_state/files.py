@@ -24,7 +24,7 @@ from async_task_state.errors import (
 )
 from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
-from async_task_state.sources import check_source, found, modified_of
+from async_task_state.sources import check_source, found, modified_before, modified_of
 from async_task_state.totals import Totals
 from async_task_state.wire import fitted
 
@@ -57,12 +57,14 @@ class File:
         place: The place of the source that it belongs to.
         name: What its file system calls it.
         key: What it is recognised by.
+        earlier: What an older state recognises it by; None if that is the same.
         path: Where it is; None if it was not allowed when it was listed.
     """
 
     place: Place
     name: str
     key: str
+    earlier: str | None
     path: UPath | None
 
     def checked_path(self) -> UPath:
@@ -131,11 +133,16 @@ class FileWork:
             sums = decode(state._values().get(TOTALS, "{}"))  # noqa: SLF001 - without a turn of the event loop
             return {TOTALS: totals.plus(sums, result, file.name)}
 
+        files = state.work(WORK_SET)
+
+        def key(file: File) -> str:
+            return file.earlier if file.earlier is not None and files.is_done(file.earlier) else file.key
+
         try:
-            summary = await state.work(WORK_SET).process(
+            summary = await files.process(
                 list_files(self.source, self.identity, self.base),
                 process,
-                key=lambda file: file.key,
+                key=key,
                 concurrency=self.concurrency,
                 max_attempts=self.max_attempts,
                 on_error=self.on_error,
@@ -265,12 +272,13 @@ def _refuse(error: OSError) -> None:
 
 
 def _file(place: Place, name: str, info: dict[str, Any], identity: str) -> File:
-    key = place.url_of(name)
+    key, earlier = place.url_of(name), None
     if identity == "stat":
-        modified = modified_of(info)
-        key = f"{key}#{info.get('size', '')},{'' if modified is None else modified}"
+        modified, before, url = modified_of(info), modified_before(info), key
+        key = f"{url}#{info.get('size', '')},{'' if modified is None else modified}"
+        earlier = None if before is None else f"{url}#{info.get('size', '')},{before}"
     try:
-        return File(place, name, key, place.path_of(name))
+        return File(place, name, key, earlier, place.path_of(name))
     except SourceNotAllowedError:
         # Raised again where it is handed over, which makes it the failure of this file alone.
-        return File(place, name, key, None)
+        return File(place, name, key, earlier, None)

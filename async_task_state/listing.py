@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
@@ -11,7 +10,7 @@ from anyio import to_thread
 from async_task_state.digests import digest_of
 from async_task_state.errors import SourceNotAllowedError
 from async_task_state.places import open_place
-from async_task_state.sources import found, modified_of
+from async_task_state.sources import found, modified_before, modified_of, moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +34,14 @@ class Version(NamedTuple):
         path: Its path, or its URL.
         size: In bytes; 0 where the file system does not say.
         modified: Seconds since 1970, by the clock of whoever wrote it; None where the file system does not say.
+        earlier: The digest by which an older state knows it; None if that is the same.
     """
 
     digest: bytes
     path: str
     size: int
     modified: float | None
+    earlier: bytes | None = None
 
 
 class Lookout:
@@ -133,17 +134,6 @@ def look(
 
 
 def _version(path: str, info: dict[str, Any]) -> Version:
-    modified, size = modified_of(info), info.get("size")
-    return Version(digest_of(f"{path}#{size},{modified}"), path, size or 0, _seconds(modified))
-
-
-def _seconds(modified: Any) -> float | None:
-    if isinstance(modified, str):
-        try:
-            modified = datetime.fromisoformat(modified.replace("Z", "+00:00"))
-        except ValueError:
-            # A tag.
-            return None
-    if isinstance(modified, datetime):
-        modified = (modified if modified.tzinfo else modified.replace(tzinfo=timezone.utc)).timestamp()
-    return modified if isinstance(modified, (int, float)) else None
+    modified, size, before = modified_of(info), info.get("size"), modified_before(info)
+    earlier = None if before is None else digest_of(f"{path}#{size},{before}")
+    return Version(digest_of(f"{path}#{size},{modified}"), path, size or 0, moment_of(info), earlier)

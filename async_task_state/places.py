@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from anyio.lowlevel import current_token
 from fsspec import get_filesystem_class
@@ -70,8 +70,13 @@ class Place:
         return self.is_local and self.base is not None
 
     def url_of(self, name: str) -> str:
-        """Where a file is: its path if it is local, else its URL."""
-        return name if self.is_local else str(self.file_system.unstrip_protocol(name))
+        """Where a file is: its path if it is local, else its URL, with the host that its file system has been made for."""
+        if self.is_local:
+            return name
+        url = str(self.file_system.unstrip_protocol(name))
+        protocol, slashes, path = url.partition("://")
+        host = host_of(self.file_system)
+        return f"{protocol}{slashes}{host}/{path.lstrip('/')}" if host and path.startswith("/") else url
 
     def path_of(self, name: str) -> UPath:
         """A file as what a processor is given.
@@ -329,6 +334,16 @@ def _class_of(protocol: str, place: str) -> type[AbstractFileSystem]:
 def _protocols_of(file_system: Any) -> tuple[str, ...]:
     names = file_system.protocol
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def host_of(file_system: AbstractFileSystem) -> str:
+    """What a URL says of the host of a file system whose names do not: its user and port with it, and no password."""
+    options = file_system.storage_options
+    host, port = options.get("host"), options.get("port")
+    if not isinstance(host, str):
+        return ""
+    user = options.get("username") or options.get("user")
+    return f"{quote(str(user), safe='')}@" * bool(user) + host + (f":{port}" if port else "")
 
 
 def _options_of(file_system_class: Any, url: str) -> dict[str, Any]:
