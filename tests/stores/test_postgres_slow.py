@@ -196,3 +196,16 @@ async def test_pages_are_no_larger_than_they_may_be(postgres, monkeypatch):
     for rows in pages:
         assert sum(len(row["value"]) for row in rows[:-1]) < BYTES // 10
     assert [row["key"] for rows in pages for row in rows] == sorted(values)
+
+
+async def test_a_page_is_read_by_the_index_whatever_the_server_knows_of_a_large_scope(dsn):
+    many = {f"k{number:05}": json.dumps("x" * 500) for number in range(8000)}
+    async with opened(dsn) as store:
+        lease = await hold(store, SCOPE, **many)
+        explained = f"EXPLAIN {store._sql.page.replace('$1', str(lease.scope_id))}"
+        async with store._use() as db:
+            # The rows are inserted, and no statistics are made of them yet.
+            rows = await store._look(db, explained.replace("$2", "''").replace("$3", "1000"))
+    plan = "\n".join(row[0] for row in rows)
+    assert "Index Scan using entry_pkey" in plan
+    assert "Sort " not in plan
