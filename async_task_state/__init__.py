@@ -3,6 +3,7 @@
 from async_task_state.errors import (
     AsyncTaskStateError,
     AsyncWithNeededError,
+    DamagedRecordError,
     EscapedError,
     EventLoopRunningError,
     InvalidArgumentError,
@@ -51,6 +52,7 @@ __all__ = [
     "AssetState",
     "AsyncTaskStateError",
     "AsyncWithNeededError",
+    "DamagedRecordError",
     "EscapedError",
     "EventLoopRunningError",
     "Failure",

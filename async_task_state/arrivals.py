@@ -22,6 +22,7 @@ from anyio import to_thread
 from async_task_state.digests import DIGEST_BYTES, SEGMENT_ITEMS, each_of
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.listing import Lookout
+from async_task_state.records import damaged, reading
 from async_task_state.settings import check_seconds, is_number
 from async_task_state.sources import check_source
 from async_task_state.text import sendable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
     from async_task_state.listing import Version
+    from async_task_state.scopes import Scope
     from async_task_state.state import AssetState
 
 __all__ = ["Arrivals", "Watch"]
@@ -189,11 +191,13 @@ class Watch:
             prefix: What this watch's keys begin with, and no other's.
 
         Raises:
+            DamagedRecordError: What an earlier holder has left cannot be read.
             StaleWriterError: Another holder has opened the state since.
             StoreUnavailableError: The store has been away for `outage_timeout`.
         """
         saved = await state.get_all()
         values = {key[len(prefix) :]: value for key, value in saved.items() if key.startswith(prefix)}
+        _check(state.scope, prefix, values)
         if UNCONFIRMED in values:
             log.info(
                 "firing event %s again: whether it has arrived is not known", values[UNCONFIRMED]["event_id"]
@@ -232,6 +236,24 @@ class Watch:
             "first_modified": _text(min(moments, default=None)),
             "last_modified": _text(max(moments, default=None)),
         }
+
+
+def _check(scope: Scope, prefix: str, saved: Mapping[str, Any]) -> None:
+    """Refuse what a watch cannot have left, by the name of its key."""
+    for key, value in saved.items():
+        what = f"key {prefix + key!r}"
+        with reading(scope, what):
+            if key.startswith(REPORTED):
+                digests = b64decode(value, validate=True)
+                sound = len(digests) % DIGEST_BYTES == 0
+            elif key == WATERMARK:
+                sound = type(value["files"]) is int and (
+                    value["modified"] is None or is_number(value["modified"])
+                )
+            else:
+                sound = key != UNCONFIRMED or (isinstance(value, dict) and isinstance(value["event_id"], str))
+        if not sound:
+            raise damaged(scope, what, f"it says {value!r:.200}")
 
 
 def _moved(watermark: dict[str, Any] | None, versions: list[Version]) -> dict[str, Any]:

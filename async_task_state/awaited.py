@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change
     from async_task_state.stores.airflow import Channel
 
-__all__ = ["AwaitedWriter", "drain"]
+__all__ = ["AwaitedWriter", "drain", "look_beside"]
 
 log = Log(__name__)
 
@@ -269,3 +269,24 @@ class AwaitedWriter:
             f" {self._settings.outage_timeout:g} s ({self._away_because}); not saved, and tried again when the state"
             f" is left: {pending.unsaved()}"
         )
+
+
+async def look_beside(
+    writer: object, pending: Pending | None, values_now: Callable[[], dict[str, str]], key: str
+) -> str | None:
+    """The text of a key that Airflow may have without our knowing; None where the store is another one.
+
+    Args:
+        writer: Of the state.
+        pending: Its changes; None where it is read-only.
+        values_now: What it knows at the moment.
+        key: Which.
+    """
+    if not isinstance(writer, AwaitedWriter) or (pending and pending.changes(key)):
+        return None
+    text = await writer.look(key)
+    values = values_now()
+    # What was recorded while Airflow was asked is newer.
+    if text is not None and not (pending and pending.changes(key)):
+        values.setdefault(key, text)
+    return values.get(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,8 @@ from airflow.state import TaskScope as ServerTaskScope
 from anyio import to_thread
 from starlette.exceptions import HTTPException
 
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_json, kept_by_clear
+from async_task_state.backend_refs import ref_in, ref_to, target_of
+from async_task_state.codec import RESERVED_PREFIX, check_key, encode, kept_by_clear
 from async_task_state.connections import resolved_here, writer_of
 from async_task_state.errors import (
     AsyncTaskStateError,
@@ -30,7 +30,8 @@ from async_task_state.errors import (
 )
 from async_task_state.lifetime import writer_for
 from async_task_state.metadata import asset_name, asset_name_query, run_in, run_in_awaited
-from async_task_state.scopes import AssetScope, TaskScope, running_task, scope_of
+from async_task_state.records import decode_record
+from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import SECTION, check_executor, load_settings
 from async_task_state.stores.admission import of_run
 from async_task_state.stores.airflow import DSN as AIRFLOW
@@ -57,10 +58,6 @@ __all__ = ["StateStoreBackend"]
 
 REQUEST_SECONDS: Final = 5.0
 """How long the API server waits for the store: as long as a worker waits for the API server."""
-REF_PREFIX: Final = "async_task_state:1:"
-MARKER: Final = "__airflow_state_ref__"
-"""The key under which Airflow's accessors wrap what a worker's backend calls its reference."""
-WRAPPED_REF: Final = f'{{"{MARKER}": "{REF_PREFIX}'
 
 
 class StateStoreBackend(ServerBackend, WorkerBackend):
@@ -201,7 +198,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         check_key(key)
         ours, run = self._ours(scope, None)
         _ask(None, _set, ours, run, key, encode(key, value, load_settings().max_value_bytes), None)
-        return _ref(ours, key)
+        return ref_to(ours, key)
 
     def _ours(self, scope: TheirScope, session: Session | None) -> tuple[Scope, Run | None]:
         """The scope as we call it, and the run that asks, where that is known."""
@@ -325,9 +322,9 @@ async def _set(
         raise ValueTooLargeError(
             f"the value of {key!r} is {size:,} bytes of JSON; [{SECTION}] max_value_bytes allows {limit:,}"
         )
-    ref = _ref_in(text, scope, key)
+    ref = ref_in(text, scope, key)
     if ref is not None:
-        if ref == _ref(scope, key) and expires_at is None:
+        if ref == ref_to(scope, key) and expires_at is None:
             return
         text = await _value_of(store, ref)
     seconds = None
@@ -355,17 +352,14 @@ async def _clear(store: Store, scope: Scope, run: Run | None, all_map_indices: b
 
 
 def _load(ref: str) -> Any:
-    return decode(_ask(None, _value_of, ref))
+    text = _ask(None, _value_of, ref)
+    with _answered():
+        return decode_record(*target_of(ref), text)
 
 
 async def _value_of(store: Store, ref: str) -> str:
     """The text that a reference of ours stands for."""
-    if not ref.startswith(REF_PREFIX):
-        raise StoreError(
-            f"this is no reference of {StateStoreBackend.__name__} but of the state store backend that was configured"
-            f" before: {ref[:200]!r}"
-        )
-    scope, key = _named(ref)
+    scope, key = target_of(ref)
     text = await _get(store, scope, None, key)
     if text is None:
         raise StoreError(
@@ -373,29 +367,6 @@ async def _value_of(store: Store, ref: str) -> str:
             " where it was saved"
         )
     return text
-
-
-def _ref(scope: Scope, key: str) -> str:
-    return REF_PREFIX + encode_json([*scope.row, key])
-
-
-def _named(ref: str) -> tuple[Scope, str]:
-    *row, key = decode(ref.removeprefix(REF_PREFIX))
-    return scope_of(tuple(row)), key
-
-
-def _ref_in(text: str, scope: Scope, key: str) -> str | None:
-    """What a worker's backend has saved the value of a key under, if it sent that instead.
-
-    A task may name its own state and no other's; an asset, which anybody may read, also by its URI.
-    """
-    wrapped = text.startswith(WRAPPED_REF)
-    if wrapped and text == json.dumps({MARKER: _ref(scope, key)}):
-        return _ref(scope, key)
-    if wrapped and isinstance(scope, AssetScope):
-        ref: str = decode(text)[MARKER]
-        return ref if isinstance(_named(ref)[0], AssetScope) else None
-    return None
 
 
 def _is_hidden(key: str) -> bool:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.kills import TRIGGER, OwedKill, claimed, is_note, names_attempt, note_key
+from async_task_state.records import values_of
 from async_task_state.state import TaskState
 from async_task_state.stores.airflow import INDEX
 
@@ -51,7 +52,7 @@ async def claim_lease(state: TaskState, claim: str) -> None:
     """
     pending = state._pending
     if pending is not None and (text := pending.values.get(TRIGGER)) is not None:
-        pending.note({TRIGGER: (claimed(text, claim), None)})
+        pending.note({TRIGGER: (claimed(state.scope, text, claim), None)})
         await pending.flush()
 
 
@@ -75,7 +76,7 @@ def is_owed_to(note: OwedKill, state: TaskState) -> bool:
 
 def notes_of(state: TaskState) -> list[OwedKill]:
     """The notes that there were when a state was opened."""
-    return [OwedKill.parse(key, text) for key, text in state._values().items() if is_note(key)]
+    return [OwedKill.parse(state.scope, key, text) for key, text in state._values().items() if is_note(key)]
 
 
 def held_values(state: TaskState) -> dict[str, str]:
@@ -100,7 +101,7 @@ async def wait_for_note(state: TaskState) -> str | None:
         if key in snapshot.entries:
             return key
         attempt = pending.lease.attempt
-        undecided = snapshot.lease.attempt > attempt and names_attempt(snapshot.entries, attempt)
+        undecided = snapshot.lease.attempt > attempt and names_attempt(state.scope, snapshot.entries, attempt)
         if not undecided or time.monotonic() > give_up:
             return None
         await asyncio.sleep(LOOK_SECONDS)
@@ -120,7 +121,7 @@ async def claim_note(state: TaskState, key: str, claim: str, *, patience: float 
         snapshot = await _read(state)
         if snapshot is None or key not in snapshot.entries:
             return None
-        note = OwedKill.parse(key, snapshot.entries[key])
+        note = OwedKill.parse(state.scope, key, snapshot.entries[key])
         if note.claim == claim:
             return note
         now = time.monotonic()
@@ -128,7 +129,7 @@ async def claim_note(state: TaskState, key: str, claim: str, *, patience: float 
             seen, since = note.text, now
         if note.claim is None or (patience and now - since > patience):
             # What came of it is read: a write of which it is not known whether it happened is sent again.
-            await _replace(state, note, claimed(note.text, claim))
+            await _replace(state, note, note.claimed(claim))
         elif patience:
             await asyncio.sleep(LOOK_SECONDS)
         else:
@@ -149,14 +150,19 @@ def private_state(state: TaskState, values: Mapping[str, str], attempt: int | No
         attempt: The attempt that was deferred; None for that of `state`.
     """
     attempt = state.attempt if attempt is None else attempt
-    return TaskState(state.scope, attempt=attempt, store=_PrivateChannel(values), settings=state._settings)
+    return TaskState(
+        state.scope,
+        attempt=attempt,
+        store=_PrivateChannel(values_of(state.scope, values)),
+        settings=state._settings,
+    )
 
 
 class _PrivateChannel:
     """Keys that one handle has to itself."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values: dict[str, Any] = {key: decode(text) for key, text in values.items()}
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
         self._values[INDEX] = dict.fromkeys(values)
 
     async def get(self, key: str) -> Any:

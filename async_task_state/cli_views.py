@@ -14,8 +14,10 @@ from rich.pretty import Pretty
 from rich.table import Table
 from rich.text import Text
 
-from async_task_state.codec import RESERVED_PREFIX, decode
+from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.digests import work_records
+from async_task_state.errors import DamagedRecordError
+from async_task_state.records import author_values
 from async_task_state.scopes import AssetScope, TaskScope
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ def state_document(info: ScopeInfo, snapshot: Snapshot) -> dict[str, Any]:
                     for failure in by_item(record.failures)
                 ],
             }
-            for name, record in work_records(snapshot.entries).items()
+            for name, record in work_records(snapshot.lease.scope, snapshot.entries).items()
         ],
     }
 
@@ -199,7 +201,7 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
         Text(),
         *values_view(user_values(snapshot), SHOWN_KEYS, max_string=200),
     ]
-    records = work_records(snapshot.entries)
+    records = work_records(snapshot.lease.scope, snapshot.entries)
     if records:
         counts = table("work set", "done", "failed", right={"done", "failed"})
         for name, record in records.items():
@@ -216,12 +218,17 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
 
 def what_is_stored(snapshot: Snapshot) -> str:
     """One line on what a state holds."""
-    keys = len(user_values(snapshot))
+    keys = counted(sum(not key.startswith(RESERVED_PREFIX) for key in snapshot.entries), "key")
+    try:
+        records = work_records(snapshot.lease.scope, snapshot.entries)
+    except DamagedRecordError:
+        # It can be cleared all the same.
+        return f"{keys}, and work sets that cannot be read"
     works = (
         f"work set {name!r} ({record.done:,} done, {len(record.failures):,} failed)"
-        for name, record in work_records(snapshot.entries).items()
+        for name, record in records.items()
     )
-    return ", ".join([counted(keys, "key"), *works])
+    return ", ".join([keys, *works])
 
 
 def holder(scope: Scope, attempt: int, epoch: int) -> str:
@@ -257,9 +264,7 @@ def table(*headers: str, right: set[str] | frozenset[str] = frozenset()) -> Tabl
 
 def user_values(snapshot: Snapshot) -> dict[str, Any]:
     """The keys that users set, with their values."""
-    return {
-        key: decode(text) for key, text in snapshot.entries.items() if not key.startswith(RESERVED_PREFIX)
-    }
+    return author_values(snapshot.lease.scope, snapshot.entries)
 
 
 def by_item(failures: Sequence[Failure]) -> list[Failure]:

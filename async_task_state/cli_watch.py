@@ -173,7 +173,7 @@ class WatchView:
         self._entries = snapshot.entries
         self.attempt, self.epoch = snapshot.lease.attempt, snapshot.lease.epoch
         self.values = user_values(snapshot)
-        records = work_records(snapshot.entries)
+        records = work_records(snapshot.lease.scope, snapshot.entries)
         names = records if self.only is None else [name for name in records if name == self.only]
         self.works = [self._watched(name, records[name], now) for name in names]
 

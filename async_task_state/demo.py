@@ -195,7 +195,7 @@ class _Work:
         snapshot = self._portal.call(_read, self._sandbox.dsn, TaskScope(DAG_ID, self.run_id, TASK_ID))
         if snapshot is None:
             return 0
-        work = work_records(snapshot.entries).get("files")
+        work = work_records(snapshot.lease.scope, snapshot.entries).get("files")
         files = 0 if work is None else work.done
         self._stage.progress(files, self._count, user_values(snapshot).get("totals", {}).get("bytes", 0))
         return files

@@ -14,16 +14,20 @@ from hashlib import blake2b
 from inspect import isroutine
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from async_task_state.codec import RESERVED_PREFIX, decode
-from async_task_state.errors import InvalidItemError, StoreError, UnstableItemError
+from async_task_state.codec import RESERVED_PREFIX
+from async_task_state.errors import InvalidItemError, UnstableItemError
+from async_task_state.records import damaged, decode_record, fields_of, reading
 from async_task_state.results import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from async_task_state.scopes import Scope
+
 __all__ = [
     "DIGEST_BYTES",
     "FAILURES",
+    "NUMBER_DIGITS",
     "SEGMENTS",
     "SEGMENT_ITEMS",
     "WorkRecord",
@@ -31,11 +35,16 @@ __all__ = [
     "digests_in",
     "each_of",
     "encode_digests",
+    "failed_digest",
+    "failure_in",
+    "segment_number",
     "work_records",
 ]
 
 DIGEST_BYTES: Final = 12
 SEGMENT_ITEMS: Final = 256
+NUMBER_DIGITS: Final = 10
+"""Of a segment's number in its key, so that text order is number order."""
 CODEC: Final = b"\x01"
 """The first byte of every segment: which encoding the rest is in."""
 SHOWN_CHARS: Final = 200
@@ -55,11 +64,11 @@ class WorkRecord:
     failures: list[Failure] = field(default_factory=list)
 
 
-def work_records(entries: Mapping[str, str]) -> dict[str, WorkRecord]:
+def work_records(scope: Scope, entries: Mapping[str, str]) -> dict[str, WorkRecord]:
     """Every work set in a scope's entries, by name, for those who only look: no lease, no sets of digests.
 
     Raises:
-        StoreError: A newer version wrote one of them.
+        DamagedRecordError: A record of one cannot be read.
     """
     records: dict[str, WorkRecord] = {}
     for key, text in sorted(entries.items()):
@@ -68,9 +77,9 @@ def work_records(entries: Mapping[str, str]) -> dict[str, WorkRecord]:
         name = key[len(SEGMENTS) :].rpartition(":")[0]
         record = records.setdefault(name, WorkRecord())
         if key.startswith(SEGMENTS):
-            record.done += len(digests_in(text, name)) // DIGEST_BYTES
+            record.done += len(digests_in(scope, key, text)) // DIGEST_BYTES
         else:
-            record.failures.append(Failure(**decode(text)))
+            record.failures.append(failure_in(scope, key, text))
     return records
 
 
@@ -79,16 +88,57 @@ def encode_digests(digests: bytearray) -> str:
     return f'"{b64encode(CODEC + digests).decode()}"'
 
 
-def digests_in(text: str, name: str) -> bytes:
+def digests_in(scope: Scope, key: str, text: str) -> bytes:
     """The digests of one segment of a work set, joined.
 
     Raises:
-        StoreError: A newer version wrote it.
+        DamagedRecordError: They cannot be read.
     """
-    segment = b64decode(decode(text))
+    what = f"key {key!r}"
+    value = decode_record(scope, key, text)
+    with reading(scope, what):
+        segment = b64decode(value, validate=True)
     if segment[:1] != CODEC:
-        raise StoreError(f"work set {name!r} was written by a newer version: upgrade async-task-state")
+        raise damaged(scope, what, f"it begins with {segment[:1]!r}")
+    size = len(segment) - len(CODEC)
+    if size % DIGEST_BYTES or size > SEGMENT_ITEMS * DIGEST_BYTES:
+        raise damaged(scope, what, f"its length is {size} bytes")
     return segment[1:]
+
+
+def segment_number(scope: Scope, key: str) -> int:
+    """The number at the end of a segment's key.
+
+    Raises:
+        DamagedRecordError: There is none.
+    """
+    digits = key.rpartition(":")[2]
+    if len(digits) != NUMBER_DIGITS or not (digits.isascii() and digits.isdecimal()):
+        raise damaged(scope, f"key {key!r}", f"it does not end with {NUMBER_DIGITS} digits")
+    return int(digits)
+
+
+def failed_digest(scope: Scope, key: str) -> bytes:
+    """The digest at the end of a failed item's key.
+
+    Raises:
+        DamagedRecordError: There is none.
+    """
+    with reading(scope, f"key {key!r}"):
+        digest = bytes.fromhex(key.rpartition(":")[2])
+    if len(digest) != DIGEST_BYTES:
+        raise damaged(scope, f"key {key!r}", f"it does not end with {DIGEST_BYTES} bytes")
+    return digest
+
+
+def failure_in(scope: Scope, key: str, text: str) -> Failure:
+    """An item that failed.
+
+    Raises:
+        DamagedRecordError: It cannot be read.
+    """
+    kinds = {"item": str, "error": str, "tries": int, "attempt": int, "attempt_tries": int}
+    return Failure(**fields_of(scope, key, text, **kinds))
 
 
 def each_of(digests: bytes) -> list[bytes]:

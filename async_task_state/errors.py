@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncTaskStateError",
     "AsyncWithNeededError",
+    "DamagedRecordError",
     "EscapedError",
     "EventLoopRunningError",
     "InvalidArgumentError",
@@ -151,6 +152,13 @@ class StateNotOpenError(AsyncTaskStateError, RuntimeError):
 
 class StoreError(AsyncTaskStateError):
     """The store cannot serve: not a database of ours, corrupt, not accessible, or of a newer schema."""
+
+
+class DamagedRecordError(StoreError):
+    """A record of a state cannot be read: it was damaged, or a newer version of this library has written it.
+
+    The message names the state and the record, and the command that removes the state.
+    """
 
 
 class StoreUnavailableError(StoreError):

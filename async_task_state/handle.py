@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from async_task_state.awaited import AwaitedWriter
+from async_task_state.awaited import AwaitedWriter, look_beside
 from async_task_state.calls import Calls
-from async_task_state.codec import RESERVED_PREFIX, check_key, decode, encode, encode_changes, kept_by_clear
+from async_task_state.codec import RESERVED_PREFIX, check_key, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
     AsyncWithNeededError,
     ReadOnlyStateError,
@@ -18,6 +18,7 @@ from async_task_state.leaving import last_flush, may_await
 from async_task_state.logs import Log
 from async_task_state.opened import forget_closed, note_open, states_open_here
 from async_task_state.pauses import must_pause, pause
+from async_task_state.records import author_values, decode_record
 from async_task_state.results import Stats
 from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
@@ -128,7 +129,11 @@ class State:
                 wanted = self._wanted_attempt, self._run
                 self._pending = await self._writer.open(self._scope, *wanted, self._max_delay)
             content = dict(self._values())
-            self._begin(self._values())
+            try:
+                self._begin(self._values())
+            except BaseException:
+                self._pending = self._snapshot = None
+                raise
             if self._pending is not None:
                 self._pending.story = Story(self, self._pending)
                 self._pending.story.opened(content if self._resumed else {}, resumed=self._resumed)
@@ -202,20 +207,18 @@ class State:
 
         Raises:
             InvalidKeyError: `key` cannot be a key.
+            DamagedRecordError: Its value cannot be read.
         """
         values = self._readable()
         text = values.get(key) if isinstance(key, str) else None
         if text is None or key.startswith(RESERVED_PREFIX):
             check_key(key)
-            text = await self._look(key)
-        return default if text is None else decode(text)
+            text = await look_beside(self._writer, self._pending, self._values, key)
+        return default if text is None else decode_record(self._scope, key, text)
 
     async def get_all(self) -> dict[str, Any]:
         """Every key and its value, without what work sets keep."""
-        values = self._readable()
-        # At once, for another thread may record.
-        held = list(values.items())
-        return {key: decode(text) for key, text in held if not key.startswith(RESERVED_PREFIX)}
+        return author_values(self._scope, self._readable())
 
     def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> Coroutine[Any, Any, None]:
         """Save a value; it is durable when this returns, and so is everything recorded before it.
@@ -301,9 +304,12 @@ class State:
             raise self._not_open()
         works = [work._reload for work in list(self._works.values())]
         if self._pending is None:
-            self._snapshot = await self._look_at(self._writer)
-            for reload in works:
-                reload(self._values())
+            snapshot = await self._look_at(self._writer)
+            values = {} if snapshot is None else snapshot.entries
+            loads = [reload(values) for reload in works]
+            self._snapshot = snapshot
+            for load in loads:
+                load()
             return
         await self._pending.flush()
         with self._pending.refreshing() as since:
@@ -334,6 +340,7 @@ class State:
 
         Raises:
             InvalidKeyError: `name` cannot be part of a key.
+            DamagedRecordError: What the state holds of it cannot be read.
         """
         values = self._readable()
         # Another thread may ask for it, too, or record.
@@ -379,17 +386,6 @@ class State:
             and not (handle._pending is not None and handle._pending.orphaned)
             and is_same_store(handle._store, self._store)
         )
-
-    async def _look(self, key: str) -> str | None:
-        """A key that the store may have without our knowing."""
-        if not isinstance(self._writer, AwaitedWriter) or (self._pending and self._pending.changes(key)):
-            return None
-        text = await self._writer.look(key)
-        values = self._values()
-        # What was recorded while Airflow was asked is newer.
-        if text is not None and not (self._pending and self._pending.changes(key)):
-            values.setdefault(key, text)
-        return values.get(key)
 
     def _entered(self) -> None:
         if self._pending is None and not (self._read_only and self._depth):

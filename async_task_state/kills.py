@@ -8,13 +8,15 @@ were. How the note becomes a call is in `claims`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX, decode, encode_json
+from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX, encode_json
+from async_task_state.records import damaged, fields_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from async_task_state.scopes import Scope
     from async_task_state.stores import Change
 
 __all__ = ["TRIGGER", "OwedKill", "claimed", "is_note", "name_trigger", "names_attempt", "note_key", "owe"]
@@ -22,6 +24,8 @@ __all__ = ["TRIGGER", "OwedKill", "claimed", "is_note", "name_trigger", "names_a
 TRIGGER: Final = f"{KILL_PREFIX}trigger"
 """The key that names the trigger that waits, and the claim of the one that holds the lease and makes the call."""
 NOTE_PREFIX: Final = f"{KILL_PREFIX}after:"
+FIELDS: Final[dict[str, Any]] = {"trigger": str, "attempt": int, "claim": (str, type(None))}
+"""What names a trigger; a note has the values as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,22 @@ class OwedKill:
     claim: str | None
     values: dict[str, str]
 
+    def claimed(self, claim: str) -> str:
+        """The text of the note with a claim."""
+        fields = {"trigger": self.trigger, "attempt": self.attempt, "claim": claim, "values": self.values}
+        return encode_json(fields)
+
     @classmethod
-    def parse(cls, key: str, text: str) -> OwedKill:
-        """Read a note."""
-        return cls(key=key, text=text, **decode(text))
+    def parse(cls, scope: Scope, key: str, text: str) -> OwedKill:
+        """Read a note.
+
+        Raises:
+            DamagedRecordError: It cannot be read.
+        """
+        note = cls(key=key, text=text, **fields_of(scope, key, text, **FIELDS, values=dict))
+        if not all(isinstance(value, str) for value in note.values.values()):
+            raise damaged(scope, f"key {key!r}", "one of its values is no text")
+        return note
 
 
 def note_key(epoch: int) -> str:
@@ -72,26 +88,32 @@ def name_trigger(values: Mapping[str, str], trigger: str | None, attempt: int) -
     return {} if values.get(TRIGGER) == named else {TRIGGER: (named, None)}
 
 
-def names_attempt(values: Mapping[str, str], attempt: int) -> bool:
+def names_attempt(scope: Scope, values: Mapping[str, str], attempt: int) -> bool:
     """Whether a state names the trigger of an attempt."""
     text = values.get(TRIGGER)
-    return text is not None and decode(text)["attempt"] == attempt
+    return text is not None and fields_of(scope, TRIGGER, text, **FIELDS)["attempt"] == attempt
 
 
-def owe(values: Mapping[str, str], epoch: int) -> dict[str, Change]:
+def owe(scope: Scope, values: Mapping[str, str], epoch: int) -> dict[str, Change]:
     """The changes that an opening makes which has found a clear.
 
     Args:
+        scope: Whose state.
         values: The state as it was found.
         epoch: The lease's that its holder had.
     """
     text = values.get(TRIGGER)
     if text is None:
         return {}
-    kept = {key: value for key, value in values.items() if not key.startswith(RESERVED_PREFIX)}
-    return {TRIGGER: (None, None), note_key(epoch): (encode_json({**decode(text), "values": kept}), None)}
+    named = fields_of(scope, TRIGGER, text, **FIELDS)
+    kept = {
+        key: text_of(scope, key, value)
+        for key, value in values.items()
+        if not key.startswith(RESERVED_PREFIX)
+    }
+    return {TRIGGER: (None, None), note_key(epoch): (encode_json({**named, "values": kept}), None)}
 
 
-def claimed(text: str, claim: str) -> str:
-    """A note, or what names a trigger, with a claim."""
-    return encode_json({**decode(text), "claim": claim})
+def claimed(scope: Scope, text: str, claim: str) -> str:
+    """What names a trigger, with a claim."""
+    return encode_json({**fields_of(scope, TRIGGER, text, **FIELDS), "claim": claim})

@@ -236,7 +236,7 @@ class Pending:
         self,
         snapshot: Snapshot | None,
         saved: Iterable[Batch],
-        reload: Iterable[Callable[[dict[str, str]], None]],
+        reload: Iterable[Callable[[dict[str, str]], Callable[[], None]]],
     ) -> None:
         """See a scope as it was read, under what was saved since and what is not; the caller holds the lock."""
         if snapshot is None or snapshot.lease != self.lease:
@@ -254,9 +254,11 @@ class Pending:
                     values.pop(key, None)
                 else:
                     values[key] = text
+        # All of it can be read, or nothing changes.
+        loads = [read(values) for read in reload]
         self.values = values
-        for load in reload:
-            load(values)
+        for load in loads:
+            load()
 
     async def flush(self) -> None:
         """Return when everything recorded so far is durable, or raise why it is not."""

@@ -44,11 +44,9 @@ class Run:
         """What a store has kept; None where that names no run."""
         with suppress(ValueError):
             instance, started, clears = text.split(" ")
-            return cls(
-                UUID(instance) if instance else None,
-                datetime.fromisoformat(started) if started else None,
-                int(clears),
-            )
+            moment = datetime.fromisoformat(started) if started else None
+            if moment is None or moment.tzinfo is not None:
+                return cls(UUID(instance) if instance else None, moment, int(clears))
         return None
 
     def completed_by(self, earlier: Run | None) -> Run:

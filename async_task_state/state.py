@@ -6,11 +6,12 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from async_task_state.codec import CLEARED, MAX_TRIES, RESERVED_PREFIX, decode, encode_changes, is_of_author
+from async_task_state.codec import CLEARED, MAX_TRIES, encode_changes, is_of_author
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State
 from async_task_state.kills import TRIGGER, name_trigger, owe
 from async_task_state.opened import states_open_here
+from async_task_state.records import author_values
 from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import ON_CLEAR, check_executor, load_settings
 
@@ -236,10 +237,10 @@ class TaskState(State):
 
     def _start_over(self, pending: Pending, values: dict[str, str], changes: dict[str, Change]) -> None:
         """Empty the state after a clear, and keep what is owed and what the author keeps."""
-        owed = owe(values, pending.lease.epoch - 1)
+        owed = owe(self._task, values, pending.lease.epoch - 1)
         kept: dict[str, Change] = {}
         if callable(self._on_clear):
-            left = {key: decode(text) for key, text in values.items() if not key.startswith(RESERVED_PREFIX)}
+            left = author_values(self._task, values)
             kept = encode_changes(self._on_clear(left), (), self._max_bytes, removing=False)
             pending.admit(kept)
         self._resumed = bool(kept)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from async_task_state.handle import State
     from async_task_state.pending import Pending
+    from async_task_state.scopes import Scope
 
 __all__ = ["Story"]
 
@@ -44,7 +45,7 @@ class Story:
         """Say what an earlier holder has left."""
         lease = self._pending.lease
         if resumed:
-            log.info("%s: attempt %d resumes: %s", lease.scope, lease.attempt, content(values))
+            log.info("%s: attempt %d resumes: %s", lease.scope, lease.attempt, content(lease.scope, values))
         else:
             log.info("%s: attempt %d begins with an empty state", lease.scope, lease.attempt)
 
@@ -67,11 +68,11 @@ class Story:
         return "; ".join([*parts, f"{stats.recorded:,} calls recorded, {stats.commits:,} commits"])
 
 
-def content(values: Mapping[str, str]) -> str:
+def content(scope: Scope, values: Mapping[str, str]) -> str:
     """What a state holds, for a log line."""
     keys = sum(not key.startswith(RESERVED_PREFIX) for key in values)
     try:
-        records = work_records(values)
+        records = work_records(scope, values)
     except StoreError as error:
         # Opening that work set raises it; the others can be used.
         return f"{keys:,} keys, and {error}"

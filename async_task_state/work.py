@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from async_task_state.codec import check_key, decode, encode, encode_changes
+from async_task_state.codec import check_key, encode, encode_changes
 from async_task_state.digests import (
     DIGEST_BYTES,
     FAILURES,
+    NUMBER_DIGITS,
     SEGMENT_ITEMS,
     SEGMENTS,
     digest_of,
     digests_in,
     each_of,
     encode_digests,
+    failed_digest,
+    failure_in,
+    segment_number,
 )
 from async_task_state.errors import InvalidKeyError, ValueTooLargeError
 from async_task_state.pauses import must_pause, pause, pause_if_due
@@ -69,7 +73,7 @@ class WorkSet:
         self._failures: dict[bytes, Failure] = {}
         self._tail = bytearray()
         self._tail_number = 0
-        self._load(values)
+        self._read(values)()
 
     @property
     def name(self) -> str:
@@ -254,23 +258,31 @@ class WorkSet:
         failure = self._failures.get(digest)
         return failure is not None and failure.attempt == self._state._turn and failure.attempt_tries >= tries
 
-    def _load(self, values: Mapping[str, str]) -> None:
-        """Take in what a state holds of this set: all of it or, where that cannot be read, nothing."""
+    def _read(self, values: Mapping[str, str]) -> Callable[[], None]:
+        """Read what a state holds of this set; what takes it in.
+
+        Raises:
+            DamagedRecordError: A record cannot be read.
+        """
         done: set[bytes] = set()
         failures: dict[bytes, Failure] = {}
         last, number = b"", 0
+        scope = self._state._scope
         for key in self._keys_in(values):
             if key.startswith(self._failed_keys):
-                failures[bytes.fromhex(key[len(self._failed_keys) :])] = Failure(**decode(values[key]))
+                failures[failed_digest(scope, key)] = failure_in(scope, key, values[key])
                 continue
-            last = digests_in(values[key], self._name)
+            last = digests_in(scope, key, values[key])
             done.update(each_of(last))
-            number = int(key[len(self._segments) :])
-        self._done, self._failures = done, failures
-        if len(last) < SEGMENT_ITEMS * DIGEST_BYTES:
+            number = segment_number(scope, key)
+        if len(last) == SEGMENT_ITEMS * DIGEST_BYTES:
+            last, number = b"", number + 1
+
+        def take_in() -> None:
+            self._done, self._failures = done, failures
             self._begin_tail(number, last)
-        else:
-            self._begin_tail(number + 1)
+
+        return take_in
 
     def _take_out(self, values: dict[str, str]) -> None:
         """Remove from a state's copy what this set holds now."""
@@ -284,9 +296,14 @@ class WorkSet:
             key for key in values if key.startswith(prefixes) and key[: key.rindex(":") + 1] in prefixes
         )
 
-    def _reload(self, values: dict[str, str]) -> None:
-        self._load(values)
-        self._take_out(values)
+    def _reload(self, values: dict[str, str]) -> Callable[[], None]:
+        take_in = self._read(values)
+
+        def reload() -> None:
+            take_in()
+            self._take_out(values)
+
+        return reload
 
     def _forget(self) -> None:
         self._done.clear()
@@ -296,8 +313,7 @@ class WorkSet:
     def _begin_tail(self, number: int, digests: bytes = b"") -> None:
         self._tail = bytearray(digests)
         self._tail_number = number
-        # Ten digits, so that text order is number order.
-        self._tail_key = f"{self._segments}{number:010d}"
+        self._tail_key = f"{self._segments}{number:0{NUMBER_DIGITS}d}"
 
     def _encode_tail(self) -> str:
         return encode_digests(self._tail)

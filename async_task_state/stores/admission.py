@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from shlex import join
 from typing import TYPE_CHECKING
 
+from async_task_state.commands import clear_command
 from async_task_state.errors import StaleAttemptError
+from async_task_state.records import damaged
 from async_task_state.runs import Relation, Run, relation
-from async_task_state.scopes import AssetScope, check_attempt
+from async_task_state.scopes import check_attempt
 
 if TYPE_CHECKING:
     from async_task_state.scopes import Scope
@@ -57,6 +58,7 @@ def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None)
     Raises:
         InvalidArgumentError: `attempt` is out of its range.
         StaleAttemptError: A later attempt of the same run has held the scope, or a newer run has.
+        DamagedRecordError: Which run has held it last cannot be read.
     """
     check_attempt(attempt)
     text = "" if run is None or attempt is None else run.text
@@ -64,7 +66,7 @@ def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None)
         return Admission(1 if attempt is None else attempt, text)
     if attempt is None:
         return Admission(held.attempt, held.run)
-    left_by = Run.parse(held.run)
+    left_by = _run_that_left(scope, held.run)
     how = relation(run, attempt, left_by, held.attempt)
     if how is Relation.NEWER:
         return Admission(attempt, text, fresh=True)
@@ -76,7 +78,7 @@ def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None)
     if attempt < held.attempt:
         raise StaleAttemptError(
             f"attempt {attempt} of {scope} may not open its state: attempt {held.attempt} has. To let any attempt open"
-            f" it, remove it: async-task-state clear {_arguments(scope)}"
+            f" it, remove it: {clear_command(scope)}"
         )
     return Admission(attempt, held.run if run is None else run.completed_by(left_by).text)
 
@@ -91,8 +93,11 @@ def admit_write(scope: Scope, run: Run | None, held: Held | None) -> Admission:
 
     Raises:
         StaleAttemptError: A newer run has held the scope.
+        DamagedRecordError: Which run has held it last cannot be read.
     """
-    how = Relation.SAME if held is None else relation(run, None, Run.parse(held.run), held.attempt)
+    how = (
+        Relation.SAME if held is None else relation(run, None, _run_that_left(scope, held.run), held.attempt)
+    )
     if how is Relation.OLDER:
         raise StaleAttemptError(
             f"nothing more is written to the state of {scope}: the run that wants it was deleted and made again"
@@ -108,14 +113,14 @@ def of_run(snapshot: Snapshot | None, attempt: int | None, run: Run | None) -> S
     """What was read, if the run that reads has left it; what another run under the same id has left is not its own."""
     if snapshot is None:
         return None
-    left_by, held = Run.parse(snapshot.run), snapshot.lease.attempt
+    left_by, held = _run_that_left(snapshot.lease.scope, snapshot.run), snapshot.lease.attempt
     return snapshot if relation(run, attempt, left_by, held) is Relation.SAME else None
 
 
-def _arguments(scope: Scope) -> str:
-    """What names a scope on the command line."""
-    if isinstance(scope, AssetScope):
-        return join(["--asset-uri", scope.uri or ""] if scope.name is None else ["--asset", scope.name])
-    index = [] if scope.map_index == -1 else ["--map-index", str(scope.map_index)]
-    region = [] if scope.region_id is None else ["--region-id", str(scope.region_id)]
-    return join([scope.dag_id, scope.run_id, scope.task_id, *index, *region])
+def _run_that_left(scope: Scope, text: str) -> Run | None:
+    if text == "":
+        return None
+    run = Run.parse(text) if isinstance(text, str) else None
+    if run is None:
+        raise damaged(scope, "which run has held it last", f"it says {text!r:.200}")
+    return run

@@ -25,6 +25,7 @@ from async_task_state.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from async_task_state.records import damaged, reading
 from async_task_state.scopes import AssetScope, running_task
 from async_task_state.settings import NEVER_EXPIRE
 
@@ -275,7 +276,8 @@ class AirflowStore:
     async def look(self, key: str) -> str | None:
         """The text of one key, in the index or not."""
         value = await self._asked(self.channel.get(key))
-        return None if value is None else encode_json(value)
+        with reading(self.scope, f"key {key!r}"):
+            return None if value is None else encode_json(value)
 
     async def commit(self, batch: Batch) -> None:
         """Save what a batch changes; what was saved when this raises is saved again by the next try.
@@ -319,7 +321,12 @@ class AirflowStore:
         return index
 
     async def _read_index(self) -> None:
-        self.index = await self._asked(self.channel.get(INDEX)) or {}
+        index = await self._asked(self.channel.get(INDEX)) or {}
+        if not isinstance(index, dict) or not all(
+            text is None or isinstance(text, str) for text in index.values()
+        ):
+            raise damaged(self.scope, f"key {INDEX!r}", "it is no index of keys")
+        self.index = index
 
     async def _write_index(self, index: dict[str, str | None]) -> None:
         await self._asked(self.channel.set(INDEX, index, NEVER_EXPIRE))

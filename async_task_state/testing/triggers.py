@@ -13,10 +13,11 @@ from weakref import WeakKeyDictionary
 
 from airflow.models.trigger import Trigger
 
-from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX, decode
+from async_task_state.codec import MAX_TRIES
 from async_task_state.connections import writer_of
 from async_task_state.digests import work_records
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
+from async_task_state.records import author_values
 from async_task_state.results import WorkCounts
 from async_task_state.scopes import RunningTask, TaskScope
 from async_task_state.settings import load_settings
@@ -214,9 +215,10 @@ async def _outcome(trigger: CheckpointTrigger, scope: TaskScope, events: list[Tr
     writer = await writer_of(trigger.store, load_settings())
     snapshot = await writer.call(writer.store.read, scope)
     entries = {} if snapshot is None else snapshot.entries
-    values = {key: decode(text) for key, text in entries.items() if not key.startswith(RESERVED_PREFIX)}
+    values = author_values(scope, entries)
     work = {
-        name: WorkCounts(record.done, len(record.failures)) for name, record in work_records(entries).items()
+        name: WorkCounts(record.done, len(record.failures))
+        for name, record in work_records(scope, entries).items()
     }
     recorded = 0 if trigger._state is None else trigger._state.stats.recorded
     return TriggerRun(events, values, work, recorded)

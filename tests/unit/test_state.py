@@ -14,7 +14,7 @@ from async_task_state import (
     Settings,
     TaskScope,
 )
-from async_task_state import handle as handle_module
+from async_task_state import records as records_module
 
 pytestmark = pytest.mark.anyio
 
@@ -129,14 +129,14 @@ async def test_a_key_that_another_has_written_since_can_be_deleted(make_state, o
 async def test_what_is_recorded_while_all_is_read_is_no_error(make_state, monkeypatch):
     async with make_state() as state:
         await state.checkpoint(a=1, b=2)
-        decode = handle_module.decode
+        decode = records_module.decode
 
         def decode_late(text):
             # As another thread may at any point.
             state._pending.record({f"c{text}": ("3", None)})
             return decode(text)
 
-        monkeypatch.setattr(handle_module, "decode", decode_late)
+        monkeypatch.setattr(records_module, "decode", decode_late)
         assert await state.get_all() == {"a": 1, "b": 2}
 
 

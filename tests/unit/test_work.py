@@ -243,7 +243,7 @@ async def test_items_of_a_newer_version_are_refused(make_state, on_store, scope)
     before = await on_store("read", scope)
     async with make_state() as state:
         for _ in range(2):
-            with pytest.raises(StoreError, match="work set 'files' was written by a newer version: upgrade"):
+            with pytest.raises(StoreError, match=r"work:files:0000000001.* newer version: upgrade"):
                 state.work("files")
     assert (await on_store("read", scope)).entries == before.entries
 

@@ -261,7 +261,7 @@ async def test_g1_a_cancelled_waiter_does_not_disturb_the_flush_it_shares(open_s
         assert store.saved(scope) == {"a": 1, "b": 1, "c": 1}
 
 
-async def test_g3_a_batch_never_holds_a_part_of_a_call(open_state, store):
+async def test_g3_a_batch_never_holds_a_part_of_a_call(open_state, store, scope):
     """Batches leave from another thread, at any point between two instructions of the recording one."""
     taken, torn = 0, []
 
@@ -270,7 +270,7 @@ async def test_g3_a_batch_never_holds_a_part_of_a_call(open_state, store):
         taken += 1
         (changes,) = (batch.changes for batch in batches)
         newest = max(key for key in changes if key.startswith(SEGMENTS))
-        item = digests_in(changes[newest][0], "items")[-DIGEST_BYTES:]
+        item = digests_in(scope, newest, changes[newest][0])[-DIGEST_BYTES:]
         values = {changes[key][0] for key in "abc"}
         if {digest_of(value) for value in values} != {item}:
             torn.append(changes)
