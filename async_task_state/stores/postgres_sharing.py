@@ -28,6 +28,8 @@ log = Log(__name__)
 
 LOOK_SECONDS: Final = 5.0
 """How often to look at how many connections are in use, while this process uses its own."""
+LOOKS_WHERE_SHORT: Final = 5
+"""How many times as often where room is short, and it is left to others to share."""
 CALM_SECONDS: Final = 120.0
 """How long there has to be room before a connection is kept again; up to twice as long, so that not all do so at once."""
 TURN_SECONDS: Final = 0.5
@@ -172,6 +174,8 @@ class Sharing:
             # Each as likely as it takes for so many to be left: where all did, all would have to connect at each commit.
             if self.on or random.random() < short.excess / short.used:  # noqa: S311 - no secret
                 self._begin(str(short))
+            else:
+                self._look_at = now + LOOK_SECONDS / LOOKS_WHERE_SHORT
         elif self.on and now >= self._ends:
             log.info("PostgreSQL has had room for some time: this process keeps its connection again")
             self._ends, self._turn_ends = 0.0, NEVER
