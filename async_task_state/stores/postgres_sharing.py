@@ -38,6 +38,8 @@ POOLED_SECONDS: Final = 10.0
 """The same for any process behind a pooler, whose clients cannot be counted and which makes connecting cheap."""
 PAUSE_SECONDS: Final = 0.1
 """Between two turns, and after a first refusal."""
+WAIT_FOR_CONNECTING: Final = 4
+"""How many times as long as connecting took to wait between two turns, where that is longer; half of it on average."""
 LONGEST_PAUSE_SECONDS: Final = 2.0
 """After further ones: while a server looks at who wants a connection, it has one."""
 WAIT_SECONDS: Final = 3.0
@@ -122,6 +124,7 @@ class Sharing:
         self._turn_ends = NEVER
         self._begin_at = 0.0
         self._pause = PAUSE_SECONDS
+        self._took = 0.0
 
     @property
     def on(self) -> bool:
@@ -145,6 +148,7 @@ class Sharing:
         gives_up_at = time.monotonic() + WAIT_SECONDS
         while True:
             await asyncio.sleep(max(0.0, self._begin_at - time.monotonic()))
+            began = time.monotonic()
             try:
                 db = await connect()
             except asyncpg.PostgresError as error:
@@ -157,6 +161,8 @@ class Sharing:
                     raise
             else:
                 break
+            finally:
+                self._took = time.monotonic() - began
         self._pause = PAUSE_SECONDS
         seconds = TURN_SECONDS if self.on else POOLED_SECONDS if self._pooled else NEVER
         self._turn_ends = time.monotonic() + seconds * random.uniform(0.5, 1)  # noqa: S311 - jitter
@@ -184,7 +190,8 @@ class Sharing:
         """Take note that the connection is given back: others come first."""
         self._begin_at = time.monotonic()
         if self.on:
-            self._begin_at += PAUSE_SECONDS * random.uniform(0, 1)  # noqa: S311 - jitter
+            # Where connecting takes long because the machines have too much of it to do, ask for it more seldom.
+            self._begin_at += max(PAUSE_SECONDS, WAIT_FOR_CONNECTING * self._took) * random.uniform(0, 1)  # noqa: S311
 
     def _begin(self, why: str) -> None:
         if not self.on:

@@ -20,7 +20,7 @@ from async_task_state.lifetime import shutdown
 from async_task_state.stores import postgres  # noqa: F401 - before the fork
 
 DSN_VARIABLE = "ASYNC_TASK_STATE_CROWD_DSN"
-EVERY = 0.1
+EVERY = 0.5
 """Seconds between two checkpoints."""
 
 
@@ -38,7 +38,7 @@ async def work(dsn: str, number: int, outage_timeout: float) -> None:
             value += 1
             await state.checkpoint(value=value)
             worst = max(worst, state.stats.last_lag)
-            if value % 10 == 0:
+            if value % 2 == 0:
                 tell(number, value=value, worst=worst)
             await asyncio.wait([ended], timeout=EVERY)
     tell(number, value=value, worst=max(worst, state.stats.last_lag), end="well")

@@ -134,7 +134,7 @@ async def test_g5_every_process_saves_although_the_role_may_have_fewer_connectio
         at_first = (outsider.refused, outsider.let_in)
         newest = await db.fetchval(f"SELECT coalesce(max(value), 0) FROM {seen}")
         further = f"SELECT count(*) FROM {seen} WHERE value > $1"
-        while await db.fetchval(further, newest + 20) < count:
+        while await db.fetchval(further, newest + 5) < count:
             await outsider.come_until(crowded.have_opened)
         said = await asyncio.to_thread(crowded.end)
     saved = sorted(last.get("worst", 0.0) for last in said)
