@@ -110,7 +110,7 @@ def look(
 
     Args:
         source: A directory, for all that is below it, a glob, a file, or a list of them; each a path or an fsspec URL.
-            Symbolic links in a directory are left out.
+            Symbolic links are followed, and what they lead to is seen once.
         missed: Takes the errors of folders that could not be listed.
         refused: Takes those of files whose names no consumer of an event should open.
 

@@ -47,11 +47,11 @@ class ProcessFilesOperator(BaseOperator):
 
     Args:
         source: A directory (with all below it), a glob, a file, any of them as an fsspec URL, or a list of files.
-            Templated. Every file below a directory counts: one that cannot be listed fails the task. A URL's protocol must
+            Templated. Every file below a directory counts, by symbolic links too: one that cannot be listed fails the task. A URL's protocol must
             be one of `[async_task_state] allowed_protocols`, and chained URLs are refused.
         base: The folder that `source` must be in and may be relative to, an absolute path or a URL: needed where `source`
-            says what a user has chosen, who could read any file otherwise. Symbolic links that lead out of it are refused.
-            Not templated.
+            says what a user has chosen, who could read any file otherwise. What symbolic links lead to outside of it is left out
+            of a folder's files, and refused as a source. Not templated.
         processor: The dotted path of `async def process(path, state)`, or of a plain function, which then runs in a
             worker thread. `path` is a `UPath`, which for a local file is a `pathlib.Path`. The state is given to the
             parameter of that name, or to a second one that has no default; a function without either is given none.

@@ -93,6 +93,10 @@ class Place:
             raise _refused(url, f"universal_pathlib takes it for one of protocol {path.protocol!r}")
         return path
 
+    def leads_out(self, name: str) -> bool:
+        """Whether a local name leads out of the base by its links, if there is a base."""
+        return self.is_local and self.base is not None and not _is_below(os.path.realpath(name), self.base)
+
     def check(self, name: str) -> None:
         """Refuse a file that may not be handed over, whatever has happened since it was listed.
 
@@ -105,8 +109,8 @@ class Place:
         if ":" in name or "%" in name:
             _check_chain(name)
         if self.is_local:
-            if self.base is not None and not _is_below(real := os.path.realpath(name), self.base):
-                raise _refused(name, f"it leads to {real!r}, outside of base")
+            if self.leads_out(name):
+                raise _refused(name, f"it leads to {os.path.realpath(name)!r}, outside of base")
             return
         url = self.url_of(name)
         if "://" in name and name.partition("://")[0] not in allowed_protocols():

@@ -8,13 +8,13 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from errno import ENAMETOOLONG
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from upath import UPath
 
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.globs import Glob, magic_at
+from async_task_state.walking import Entry, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,8 +36,6 @@ __all__ = [
 
 Source: TypeAlias = "str | os.PathLike[str] | UPath | Sequence[str | os.PathLike[str] | UPath]"
 """A directory, for all that is below it, a glob, a file, or a sequence of them."""
-
-_Entry: TypeAlias = "tuple[str, dict[str, Any]]"
 
 IN_MILLISECONDS: Final = 1e11
 """A time since 1970 beyond which is none in seconds."""
@@ -90,7 +88,7 @@ def check_source(source: object) -> None:
             raise InvalidArgumentError(f"source must be a path, a URL or a list of them, not {what}{among}")
 
 
-def found(place: Place, missed: Callable[[OSError], object]) -> Iterable[_Entry]:
+def found(place: Place, missed: Callable[[OSError], object]) -> Iterable[Entry]:
     """The names and infos of what is at or below a place, or matches its glob, in a stable order.
 
     Args:
@@ -109,27 +107,26 @@ def found(place: Place, missed: Callable[[OSError], object]) -> Iterable[_Entry]
         if not isinstance(error, FileNotFoundError) and error.errno != ENAMETOOLONG:
             raise
         magic = magic_at(root, place.literal)
-        return () if magic is None else _described(file_system, _matching(file_system, root, magic, missed))
+        return () if magic is None else _described(file_system, _matching(place, magic, missed))
     if there["type"] != "directory":
         return [(root, there)]
     return _described(file_system, _within(place, missed))
 
 
-def _within(place: Place, missed: Callable[[OSError], object]) -> Iterable[_Entry]:
+def _within(place: Place, missed: Callable[[OSError], object]) -> Iterable[Entry]:
     file_system, root = place.file_system, place.root
     if file_system.async_impl:
         # An object store lists all that is below a prefix at once, and raises if it cannot.
         return sorted(cast("dict[str, Any]", file_system.find(root, detail=True)).items())
-    return _below(file_system, root, missed)
+    return Walk(place, root, missed)
 
 
-def _matching(
-    file_system: AbstractFileSystem, root: str, magic: int, missed: Callable[[OSError], object]
-) -> Iterable[_Entry]:
+def _matching(place: Place, magic: int, missed: Callable[[OSError], object]) -> Iterable[Entry]:
+    file_system, root = place.file_system, place.root
     folder = root[:magic].rpartition("/")[0]
     glob = Glob(root[len(folder) :].lstrip("/"))
     if not (file_system.async_impl and glob.depth is None):
-        return _below(file_system, folder or "/", missed, glob)
+        return Walk(place, folder or "/", missed, glob)
     # One listing of all; not glob(), which makes a regular expression of what a user may have written.
     entries = cast("dict[str, Any]", file_system.find(folder, detail=True))
     return (
@@ -137,33 +134,6 @@ def _matching(
         for name, info in sorted(entries.items())
         if glob.matches(name.removeprefix(folder).strip("/"))
     )
-
-
-def _below(
-    file_system: AbstractFileSystem,
-    root: str,
-    missed: Callable[[OSError], object],
-    glob: Glob | None = None,
-) -> Iterator[_Entry]:
-    """What walk() gives, which leaves out folders that it cannot list, as far as a glob has it; no link is followed."""
-    folders = [(root, glob.start if glob else 0)]
-    while folders:
-        folder, reached = folders.pop()
-        try:
-            listing = file_system.ls(folder, detail=True)
-        except OSError as error:
-            missed(error)
-            continue
-        deeper = []
-        for info in sorted(listing, key=itemgetter("name")):
-            name = info["name"].rstrip("/")
-            there = glob.step(reached, name.rpartition("/")[2]) if glob else 0
-            if info["type"] != "directory":
-                if glob is None or glob.is_match(there):
-                    yield name, info
-            elif name != folder and (glob is None or glob.may_hold_matches(there)):
-                deeper.append((name, there))
-        folders += reversed(deeper)
 
 
 def modified_of(info: Mapping[str, Any]) -> Any:
@@ -207,7 +177,7 @@ def _parsed(text: str) -> datetime | None:
     return None
 
 
-def _described(file_system: AbstractFileSystem, entries: Iterable[_Entry]) -> Iterator[_Entry]:
+def _described(file_system: AbstractFileSystem, entries: Iterable[Entry]) -> Iterator[Entry]:
     """Entries, of which those are asked for one by one of which a listing says nothing but the name, as HTTP's do."""
     for name, info in entries:
         if info["type"] == "file" and info.get("size") is None and modified_of(info) is None:
