@@ -22,6 +22,7 @@ __all__ = [
     "JobGoneError",
     "NoScopeError",
     "NotAwaitedError",
+    "OutsideTaskError",
     "ProcessorError",
     "ReadOnlyStateError",
     "SettingsError",
@@ -113,6 +114,10 @@ class NoScopeError(AsyncTaskStateError, RuntimeError):
 
 class NotAwaitedError(AsyncTaskStateError, RuntimeError):
     """A state was left, and a call on it that does nothing before it is awaited never was; the message names it."""
+
+
+class OutsideTaskError(AsyncTaskStateError, RuntimeError):
+    """A state was opened for writing where no task or trigger runs, as while a DAG file is parsed, and no store was named."""
 
 
 class ProcessorError(AsyncTaskStateError):

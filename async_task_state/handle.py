@@ -26,6 +26,7 @@ from async_task_state.stores import is_same_store
 from async_task_state.stores.admission import of_run
 from async_task_state.story import Story
 from async_task_state.waiting import turn_given
+from async_task_state.whereabouts import check_may_hold
 from async_task_state.work import WorkSet
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class State:
         settings: Settings,
         max_delay: float | None = None,
         read_only: bool = False,
+        only_inside: bool = False,
     ) -> None:
         check_attempt(attempt)
         check_seconds("max_delay", max_delay)
@@ -84,6 +86,7 @@ class State:
         self._settings = settings
         self._max_delay = settings.max_delay if max_delay is None else max_delay
         self._read_only = read_only
+        self._only_inside = only_inside and not read_only
         self._max_bytes = settings.max_value_bytes
         self._depth = 0
         self._outer: State | None = None
@@ -103,6 +106,7 @@ class State:
         """Open the state: take the lease and read what earlier holders left.
 
         Raises:
+            OutsideTaskError: No task or trigger runs here, and no store was named.
             StaleAttemptError: A later attempt has opened it.
             StaleWriterError: This handle was left, and another holder has opened the scope since.
             StoreError: The store cannot serve, or has not answered for `outage_timeout`.
@@ -119,6 +123,8 @@ class State:
         if self._pending is not None:
             await self._pending.confirm()
         else:
+            if self._only_inside:
+                check_may_hold(self._scope)
             from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio, 50 ms
 
             self._writer = await writer_of(self._store, self._settings)

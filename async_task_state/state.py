@@ -54,7 +54,8 @@ def task_state(
         attempt: The attempt that wants to write, 0 to 1,000,000. An attempt older than one that has opened the state is
             refused. None takes the running task's where `scope` is its own, else goes on with the stored one.
         store: A dsn, `conn_id:NAME` for an Airflow connection, or a store of your own; None takes
-            `[async_task_state] dsn` or `conn_id`.
+            `[async_task_state] dsn` or `conn_id`, and then entering raises `OutsideTaskError` where no task or trigger
+            runs, as while a DAG file is parsed; not with `read_only`, nor with a dsn of `memory:`.
         max_delay: Seconds until a checkpoint is durable, at most; None takes `[async_task_state] max_delay`.
         read_only: Read the state as it is when entered. Takes no lease, so it fences nobody, and cannot write.
         on_clear: What the task finds when a user has cleared it: "restart" an empty state, "resume" what it left. A
@@ -95,6 +96,7 @@ def task_state(
         read_only=read_only,
         on_clear=on_clear,
         max_tries=max_tries,
+        only_inside=_is_of_deployment(store),
     )
 
 
@@ -125,7 +127,14 @@ def asset_state(
     else:
         scope = AssetScope(asset) if isinstance(asset, str) else AssetScope.from_airflow(asset)
     kept_in, settings = configured(store)
-    return AssetState(scope, store=kept_in, settings=settings, max_delay=max_delay, read_only=read_only)
+    return AssetState(
+        scope,
+        store=kept_in,
+        settings=settings,
+        max_delay=max_delay,
+        read_only=read_only,
+        only_inside=_is_of_deployment(store),
+    )
 
 
 def configured(store: str | Store | Channel | None) -> tuple[str | Store | Channel, Settings]:
@@ -135,6 +144,11 @@ def configured(store: str | Store | Channel | None) -> tuple[str | Store | Chann
         store = settings.dsn
         check_executor(store)
     return store, settings
+
+
+def _is_of_deployment(store: object) -> bool:
+    """Whether a state is kept where the deployment's tasks have theirs, because no other store is named."""
+    return store is None and not load_settings().dsn.startswith("memory:")
 
 
 class TaskState(State):

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from functools import partial
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -161,6 +162,20 @@ def make_state(scope, settings):
         return TaskState(of, store=store, settings=settings, **options)
 
     return make_state
+
+
+@pytest.fixture
+def in_task():
+    """Runs a block as Airflow runs a task."""
+    from airflow.sdk.definitions.context import Context  # noqa: PLC0415 - takes a second
+    from airflow.sdk.execution_time.context import set_current_context  # noqa: PLC0415 - the same
+
+    def in_task(scope, attempt=1):
+        names = ("dag_id", "run_id", "task_id", "map_index")
+        row = dict(zip(names, scope.row, strict=False))
+        return set_current_context(Context(ti=SimpleNamespace(**row, try_number=attempt)))
+
+    return in_task
 
 
 @pytest.fixture

@@ -192,9 +192,10 @@ def test_the_list_of_processes_shows_no_password(dsn, hidden):
     program = """
         import asyncio, sys
         from async_task_state import TaskScope, task_state
+        from async_task_state.settings import load_settings
 
         async def main():
-            async with task_state(TaskScope("dag", "run", "task")) as state:
+            async with task_state(TaskScope("dag", "run", "task"), store=load_settings().dsn) as state:
                 await state.set("a", 1)
                 print("open", flush=True)
                 sys.stdin.read()

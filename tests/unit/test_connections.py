@@ -53,10 +53,11 @@ def server(postgres, connect):
 
 
 @pytest.mark.anyio
-async def test_state_is_kept_where_the_connection_says(server, monkeypatch, postgres):
+async def test_state_is_kept_where_the_connection_says(server, monkeypatch, postgres, in_task):
     monkeypatch.setenv(f"{SECTION}CONN_ID", "state_db")
-    async with task_state(SCOPE) as state:
-        await state.set("key", 17)
+    with in_task(SCOPE):
+        async with task_state(SCOPE) as state:
+            await state.set("key", 17)
     assert load_settings().dsn == "conn_id:state_db"
     [[value]] = await to_thread.run_sync(postgres.query, f'SELECT value FROM "{postgres.schemas[-1]}".entry')
     assert value == "17"

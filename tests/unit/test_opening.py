@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from contextlib import aclosing
-from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -331,12 +330,8 @@ async def test_without_a_scope_it_is_the_one_that_is_open(make_state, airflow_se
         assert state is inner
 
 
-async def test_the_running_task_says_whose_state_and_which_attempt(scope, airflow_settings):
-    from airflow.sdk.definitions.context import Context  # noqa: PLC0415 - takes a second
-    from airflow.sdk.execution_time.context import set_current_context  # noqa: PLC0415 - the same
-
-    ti = SimpleNamespace(dag_id="dag", run_id="run", task_id="task", map_index=-1, try_number=3)
-    with set_current_context(Context(ti=ti)):
+async def test_the_running_task_says_whose_state_and_which_attempt(scope, airflow_settings, in_task):
+    with in_task(scope, 3):
         async with task_state() as state:
             assert (state.scope, state.attempt) == (scope, 3)
         async with task_state(scope) as state:
@@ -347,9 +342,10 @@ async def test_the_running_task_says_whose_state_and_which_attempt(scope, airflo
             assert state.attempt == 1
 
 
-async def test_the_store_is_the_one_that_airflows_config_names(scope, make_state, airflow_settings):
-    async with task_state(scope, max_delay=NOT_SOON) as state:
-        await state.set("a", 1)
+async def test_the_store_is_the_one_that_airflows_config_names(scope, make_state, airflow_settings, in_task):
+    with in_task(scope):
+        async with task_state(scope, max_delay=NOT_SOON) as state:
+            await state.set("a", 1)
     async with make_state() as state:
         assert await state.get_all() == {"a": 1}
     async with task_state(scope, store="memory:another") as state:

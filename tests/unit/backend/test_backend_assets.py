@@ -42,11 +42,11 @@ def asset_ids():
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("asset", [ORDERS, Asset.ref(name=ORDERS.name), ORDERS.name, OurScope(ORDERS.name)])
-async def test_an_asset_has_one_state_by_id_by_name_and_for_asset_state(backend, asset_ids, asset):
+async def test_an_asset_has_one_state_by_id_by_name_and_for_asset_state(backend, asset_ids, asset, dsn):
     by_id, by_name = AssetScope(asset_id=asset_ids[ORDERS.name]), sdk.AssetScope(name=ORDERS.name)
     backend.set(by_id, "watermark", '"2026-01-01"')
     assert await backend.aget(by_name, "watermark") == '"2026-01-01"'
-    async with asset_state(asset) as state:
+    async with asset_state(asset, store=dsn) as state:
         assert await state.get("watermark") == "2026-01-01"
         await state.set("watermark", "2026-01-02")
         await backend.aset(by_name, "rows", "7")

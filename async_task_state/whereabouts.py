@@ -1,0 +1,67 @@
+"""Where code runs: only a task, a trigger or a watcher of Airflow's may take the lease of a state by default.
+
+A DAG file is run every half minute to be parsed, and a state that is opened there would be taken from its holder each time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Final
+
+from async_task_state.errors import OutsideTaskError
+from async_task_state.opened import states_open_here
+from async_task_state.scopes import running_task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from async_task_state.scopes import Scope
+
+__all__ = ["check_may_hold"]
+
+PARSERS: Final = frozenset({"airflow.dag_processing.dagbag", "airflow.models.dagbag"})
+"""The modules that run DAG files; which of the two depends on Airflow's version."""
+
+RUNNERS: Final = frozenset(
+    {
+        "airflow.sdk.execution_time.task_runner",
+        "airflow.sdk.execution_time.supervisor",
+        "airflow.dag_processing.processor",
+    }
+)
+"""The modules that call what a task or its callbacks do; the last two also lead to a parser."""
+
+
+def check_may_hold(scope: Scope) -> None:
+    """Refuse to take a lease where no task, trigger or watcher runs.
+
+    Raises:
+        OutsideTaskError: A DAG file is being parsed, or the process is none of Airflow's.
+    """
+    callers = set(_callers())
+    parsing = bool(callers & PARSERS)
+    if not parsing and (
+        running_task() is not None or states_open_here() or callers & RUNNERS or _is_triggerer()
+    ):
+        return
+    where = "while a DAG file is parsed" if parsing else "where no task or trigger of Airflow's runs"
+    raise OutsideTaskError(
+        f"the state of {scope} is not opened for writing {where}, because that would take it from the task or trigger that"
+        " holds it. Open it in a task or a trigger; or read it, with read_only=True; or say that it is meant, by naming"
+        " its store: store='postgresql://...'"
+    )
+
+
+def _callers() -> Iterator[str]:
+    """The modules whose functions have led here."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame.f_globals.get("__name__", "")
+        frame = frame.f_back
+
+
+def _is_triggerer() -> bool:
+    """Whether this process runs triggers, for which Airflow answers requests in a way of its own."""
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    return type(getattr(runner, "SUPERVISOR_COMMS", None)).__name__ == "TriggerCommsDecoder"
