@@ -1,6 +1,7 @@
 """Durable async state for Airflow's deferrable triggers and async tasks."""
 
 from async_task_state.errors import (
+    AlreadyOpenError,
     AsyncTaskStateError,
     AsyncWithNeededError,
     DamagedRecordError,
@@ -30,6 +31,7 @@ from async_task_state.errors import (
     UnstableItemError,
     UntrustedSchemaError,
     ValueTooLargeError,
+    WithNeededError,
     WorkFailedError,
     WriterEndedError,
 )
@@ -49,6 +51,7 @@ from async_task_state.work import WorkSet
 
 __all__ = [
     "NEVER_EXPIRE",
+    "AlreadyOpenError",
     "AssetScope",
     "AssetState",
     "AsyncTaskStateError",
@@ -88,6 +91,7 @@ __all__ = [
     "UnstableItemError",
     "UntrustedSchemaError",
     "ValueTooLargeError",
+    "WithNeededError",
     "WorkCounts",
     "WorkFailedError",
     "WorkSet",

@@ -10,13 +10,16 @@ import random
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 import anyio
+import anyio.lowlevel
 
-from async_task_state.errors import StaleWriterError, StoreUnavailableError
+from async_task_state.errors import AlreadyOpenError, StaleWriterError, StoreUnavailableError
 from async_task_state.leaving import to_its_end
 from async_task_state.logs import Log
 from async_task_state.pending import Pending
+from async_task_state.scopes import running_task
 from async_task_state.stores import Lease, Snapshot
 from async_task_state.stores.airflow import (
     BUSY_SECONDS,
@@ -48,6 +51,9 @@ LAST_RETRY_SECONDS: Final = 5.0
 
 _unsaved: Final[set[AwaitedWriter]] = set()
 """Those that `drain` is for: where a loop was abandoned nobody else holds them."""
+
+_opened: Final[WeakValueDictionary[tuple[Scope, object], AwaitedWriter]] = WeakValueDictionary()
+"""What the running task has opened, in each event loop."""
 
 
 def drain() -> None:
@@ -96,6 +102,7 @@ class AwaitedWriter:
         self._failed = False
         self._reason: Callable[[str], Exception] | None = None
         self._disowned: Callable[[Pending], Exception] | None = None
+        self._opening = False
         self._not_before = 0.0
         self._retry_after = FIRST_RETRY_SECONDS
 
@@ -126,14 +133,41 @@ class AwaitedWriter:
         """Read a scope, key by key; the lease is Airflow's own, which lets one attempt of a task run.
 
         Raises:
+            AlreadyOpenError: The running task has it open already.
             SettingsError: Airflow's store cannot be reached from here.
             StoreUnavailableError: It has not answered for `outage_timeout`.
         """
-        snapshot = await self.call(self.read, scope)
+        self._check_alone(scope)
+        self._opening = True
+        try:
+            snapshot = await self.call(self.read, scope)
+        finally:
+            self._opening = False
         when_timed_out(drain)
         lease = Lease(scope, 0, 1 if attempt is None else attempt, 0, 0)
         self._pending = AwaitedPending(self, lease, snapshot.entries, max_delay * FLUSH_AT)
         return self._pending
+
+    def _check_alone(self, scope: Scope) -> None:
+        """Refuse what a task opens twice at once; a state that an abandoned loop left open is no hindrance."""
+        running = running_task()
+        if running is None or running.scope != scope:
+            return
+        key = scope, anyio.lowlevel.current_token()
+        earlier = _opened.get(key)
+        if earlier is not None and earlier.is_in_use:
+            raise AlreadyOpenError(
+                f"this very task has the state of {scope} open already, and in Airflow's own store each of the two would"
+                " overwrite what the other saves. Open it once, outside of gather() or a task group, and give that one"
+                " state to all of its coroutines"
+            )
+        _opened[key] = self
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether its state is being opened, or is open."""
+        story = None if self._pending is None else self._pending.story
+        return self._opening or (story is not None and story.goes_on)
 
     async def read(self, scope: Scope) -> Snapshot:
         """A scope as Airflow has it."""

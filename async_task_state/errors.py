@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from async_task_state.results import WorkSummary
 
 __all__ = [
+    "AlreadyOpenError",
     "AsyncTaskStateError",
     "AsyncWithNeededError",
     "DamagedRecordError",
@@ -37,6 +38,7 @@ __all__ = [
     "UnstableItemError",
     "UntrustedSchemaError",
     "ValueTooLargeError",
+    "WithNeededError",
     "WorkFailedError",
     "WriterEndedError",
 ]
@@ -44,6 +46,10 @@ __all__ = [
 
 class AsyncTaskStateError(Exception):
     """The root of every error this library raises."""
+
+
+class AlreadyOpenError(AsyncTaskStateError, RuntimeError):
+    """A task has opened its own state in Airflow's store twice at once, where each would overwrite what the other saves."""
 
 
 class AsyncWithNeededError(AsyncTaskStateError, TypeError):
@@ -188,6 +194,10 @@ class UntrustedSchemaError(StoreError):
 
 class UnknownJobStatusError(AsyncTaskStateError):
     """A remote job has a status of which nobody has said what it means; the message names it."""
+
+
+class WithNeededError(AsyncTaskStateError, TypeError):
+    """A sync state was entered with `async with`; the message names what is entered so."""
 
 
 class WorkFailedError(AsyncTaskStateError):

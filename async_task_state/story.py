@@ -49,6 +49,12 @@ class Story:
         else:
             log.info("%s: attempt %d begins with an empty state", lease.scope, lease.attempt)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the state has not been left yet."""
+        state = self._state()
+        return state is not None and state.is_open
+
     def go_on(self) -> None:
         """Say how far it is, if that was not said for half a minute."""
         now = time.monotonic()

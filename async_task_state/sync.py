@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
-from async_task_state.errors import EventLoopRunningError, StateNotOpenError
+from async_task_state.errors import EventLoopRunningError, StateNotOpenError, WithNeededError
 from async_task_state.state import AssetState, TaskState, asset_state, task_state
 
 if TYPE_CHECKING:
@@ -121,6 +121,14 @@ class SyncState(Generic[H]):
             self._run(self._entered.__aexit__, kind, error, traceback)
         finally:
             self._close()
+
+    async def __aenter__(self) -> NoReturn:
+        raise WithNeededError(
+            f"this state of {self._entered._scope} does not await, and is entered with `with`; task_state() and"
+            " asset_state() give one for `async with`"
+        )
+
+    async def __aexit__(self, *_: object) -> None: ...
 
     @property
     def resumed(self) -> bool:

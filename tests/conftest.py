@@ -173,7 +173,9 @@ def in_task():
     def in_task(scope, attempt=1):
         names = ("dag_id", "run_id", "task_id", "map_index")
         row = dict(zip(names, scope.row, strict=False))
-        return set_current_context(Context(ti=SimpleNamespace(**row, try_number=attempt)))
+        return set_current_context(
+            Context(ti=SimpleNamespace(**row, try_number=attempt), task=SimpleNamespace(on_kill=None))
+        )
 
     return in_task
 

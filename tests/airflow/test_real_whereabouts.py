@@ -67,7 +67,8 @@ async def test_g8_a_dag_file_that_is_parsed_takes_no_lease(airflow):
         try:
             airflow.wait(refused, "the DAG file is not refused", 120)
         finally:
-            file.unlink()
+            file.write_text("")
+            airflow.wait(lambda: not refused(), "the mended DAG file is still refused", 120)
         assert await state.is_current()
     async with asset_state("parsed", store=airflow.dsn) as state:
         assert await state.get("n") == 1

@@ -14,8 +14,11 @@ from async_task_state import (
     ReadOnlyStateError,
     Settings,
     StateNotOpenError,
+    SyncTaskState,
     TaskState,
     ValueTooLargeError,
+    WithNeededError,
+    asset_state_sync,
 )
 from async_task_state.codec import RESERVED_PREFIX
 
@@ -157,6 +160,19 @@ async def test_g8_with_instead_of_async_with_is_named(make_state):
 
     with pytest.raises(TypeError, match="entered with `async with`; task_state_sync"):
         await enter()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_g8_async_with_instead_of_with_is_named(make_state, scope, saved):
+    for state in (SyncTaskState(make_state()), asset_state_sync("orders", store="memory:")):
+        with pytest.raises(
+            WithNeededError, match=r"does not await, and is entered with `with`; task_state\(\)"
+        ):
+            async with state:
+                pass
+        with pytest.raises(TypeError):
+            await state.__aenter__()
+    assert await saved() == {}
 
 
 async def test_g8_a_datetime_is_refused_with_what_to_do(make_state):
