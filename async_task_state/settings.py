@@ -12,6 +12,8 @@ from pkgutil import resolve_name
 from typing import Any, Final, TypeGuard
 
 from async_task_state.errors import InvalidArgumentError, SettingsError
+from async_task_state.logs import Log
+from async_task_state.misspelt import misspelt
 
 __all__ = [
     "NEVER_EXPIRE",
@@ -26,6 +28,8 @@ __all__ = [
     "load_settings",
     "retention_seconds",
 ]
+
+log = Log(__name__)
 
 SECTION: Final = "async_task_state"
 
@@ -123,7 +127,7 @@ DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(Settings) i
 def load_settings() -> Settings:
     """The settings of this process: Airflow's config, environment variables and secrets included.
 
-    Read once; `load_settings.cache_clear()` makes the next call read again.
+    Read once; `load_settings.cache_clear()` makes the next call read again. Options that there are not are logged.
 
     Raises:
         SettingsError: An option is not of its type or out of range.
@@ -134,6 +138,8 @@ def load_settings() -> Settings:
     from async_task_state.compat import config_with  # noqa: PLC0415 - as above
 
     conf = config_with(SECTION, "dsn")
+    for line in misspelt(conf, SECTION, {*DEFAULTS, "dsn", "conn_id"}):
+        log.warning("%s", line)
     values: dict[str, Any] = {}
     for name, default in DEFAULTS.items():
         if isinstance(default, bool):
