@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CLEARED",
     "KILL_PREFIX",
+    "MAX_DEPTH",
     "MAX_KEY_CHARS",
     "MAX_TRIES",
     "RESERVED_PREFIX",
+    "check_depth",
     "check_key",
     "decode",
     "encode",
@@ -30,6 +32,8 @@ __all__ = [
     "kept_by_clear",
 ]
 
+MAX_DEPTH = 200
+"""How many lists and objects a value may have within one another: a reader deep in calls of its own can read them, too."""
 MAX_KEY_CHARS = 512
 RESERVED_PREFIX = "__ats:"
 MAX_TRIES = f"{RESERVED_PREFIX}max_tries"
@@ -80,7 +84,7 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
 
     Raises:
         InvalidValueError: The value is None, or holds at any depth NaN, Infinity, a mapping key that is not a
-            string, or anything that is not JSON.
+            string, or anything that is not JSON; or it is nested deeper than 200 lists and objects.
         ValueTooLargeError: Its JSON is longer than `max_bytes`.
     """
     kind = type(value)
@@ -102,14 +106,58 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
         except InvalidValueError:
             raise
         except RecursionError:
-            raise InvalidValueError(f"the value of {key!r} is nested too deeply, or holds itself") from None
+            raise InvalidValueError(
+                f"the value of {key!r} is nested too deeply, or holds itself: {MAX_DEPTH} lists and objects within one another"
+                " are allowed"
+            ) from None
         except (TypeError, ValueError) as error:
             raise InvalidValueError(f"the value of {key!r} is not JSON: {error}") from None
     if len(text) > max_bytes:
         raise ValueTooLargeError(
             f"the value of {key!r} is {len(text):,} bytes of JSON; [async_task_state] max_value_bytes allows {max_bytes:,}"
         )
+    if _may_be_deep(text) and _is_deep(value):
+        raise _too_deep(key)
     return text
+
+
+def check_depth(key: str, text: str) -> None:
+    """Refuse JSON text that is nested deeper than can be read; what is no JSON is not looked at.
+
+    Raises:
+        InvalidValueError: It is nested deeper than 200 lists and objects.
+    """
+    if not _may_be_deep(text):
+        return
+    try:
+        value = decode(text)
+    except RecursionError:
+        raise _too_deep(key) from None
+    except ValueError:
+        return
+    if _is_deep(value):
+        raise _too_deep(key)
+
+
+def _may_be_deep(text: str) -> bool:
+    # Two scans in C, which cost nothing beside the encoding.
+    return text.count("[") + text.count("{") > MAX_DEPTH
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not level:
+            return False
+        level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
+    return True
+
+
+def _too_deep(key: str) -> InvalidValueError:
+    return InvalidValueError(
+        f"the value of {key!r} is nested too deeply: {MAX_DEPTH} lists and objects within one another are allowed"
+    )
 
 
 def encode_changes(

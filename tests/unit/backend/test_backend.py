@@ -22,6 +22,7 @@ from httpx import ASGITransport, AsyncClient
 
 from async_task_state import (
     InvalidKeyError,
+    InvalidValueError,
     StaleAttemptError,
     StoreUnavailableError,
     TaskState,
@@ -308,3 +309,11 @@ async def test_a_task_finds_what_was_written_before_anybody_held_it(backend, mak
         await state.checkpoint(cursor={"page": 18})
     assert json.loads(await backend.aget(SCOPE, "cursor")) == {"page": 18}
     assert isinstance(state, TaskState)
+
+
+@pytest.mark.parametrize("depth", [201, 900, 100_000])
+def test_a_value_nested_too_deep_is_refused(door, depth):
+    door.set(SCOPE, "k", "1")
+    with pytest.raises(InvalidValueError, match=r"'k' is nested too deeply.*200"):
+        door.set(SCOPE, "k", "[" * depth + "]" * depth)
+    assert door.get(SCOPE, "k") == "1"
