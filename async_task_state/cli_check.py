@@ -15,7 +15,7 @@ from async_task_state.lifetime import lent_store
 from async_task_state.scopes import TaskScope
 from async_task_state.settings import SECTION, Dsn, Settings, check_executor, is_number, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
-from async_task_state.stores.sqlite_file import modes_for_others, names_of
+from async_task_state.stores.sqlite_file import check_names, modes_for_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,10 +239,5 @@ def _file(database: Path) -> str:
             f"others than its owner may read what is stored ({named}): as the user with the id"
             f" {database.stat().st_uid} run chmod 600 {' '.join(map(quote, map(str, modes)))}"
         )
-    if (names := names_of(database)) > 1:
-        raise StoreError(
-            f"{database} has {names} names (hard links), and processes that open it by different ones corrupt it, because"
-            " SQLite keeps a log by the name: remove all names but one, find them with"
-            f" find {quote(str(database.parent))} -samefile {quote(str(database))}"
-        )
+    check_names(database)
     return "its owner's alone"

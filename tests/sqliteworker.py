@@ -27,6 +27,11 @@ class Worker:
         assert not answer.startswith("error"), f"{command}: {answer}"
         return answer
 
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
 
 @contextmanager
 def started(count: int) -> Iterator[list[Worker]]:

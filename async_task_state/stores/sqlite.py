@@ -17,9 +17,16 @@ import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
 from async_task_state.logs import Log
-from async_task_state.stores import sqlite_purge, sqlite_sql
+from async_task_state.stores import sqlite_purge, sqlite_sql, sqlite_wal
 from async_task_state.stores.gathering import Gathering
-from async_task_state.stores.sqlite_file import Identity, identity_of, own_files, provide
+from async_task_state.stores.sqlite_file import (
+    Identity,
+    check_names,
+    has_log_alone,
+    identity_of,
+    own_files,
+    provide,
+)
 
 if TYPE_CHECKING:
     import os
@@ -46,6 +53,9 @@ _PASSING = ("locked", "busy", "disk I/O error")
 FULL: Final = "database or disk is full"
 LEAST_ROOM: Final = 1024 * 1024
 """Bytes that one more transaction takes in the log, and more."""
+
+_never_closed: Final[list[aiosqlite.Connection]] = []
+"""Closing them, SQLite would move what they know of a log into the database and delete it, with what others have saved."""
 
 
 class SQLiteStore:
@@ -119,7 +129,7 @@ class SQLiteStore:
     async def close(self) -> None:
         """See `Store.close`."""
         db, self._db, self._file = self._db, None, None
-        if db is not None:
+        if db is not None and db not in _never_closed:
             await db.close()
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
@@ -139,7 +149,7 @@ class SQLiteStore:
                     if FULL not in str(error):
                         raise
                     self._is_full = True
-            result: T = await _hop(db, sqlite_sql.with_little_room, call, *args)
+            result: T = await _hop(db, sqlite_wal.with_little_room, call, *args)
         except sqlite3.Error as error:
             raise self._translate(error) from error
         else:
@@ -150,11 +160,14 @@ class SQLiteStore:
         # A file that was deleted or replaced would go on taking commits that nobody will ever read.
         if self._db is not None and self._file != identity_of(self.path):
             await self.close()
-        elif self._db is not None and identity_of(self._logs[0][0]) != self._logs[0][1]:
+        elif self._db is not None and any(identity_of(path) != file for path, file in self._logs):
             await self._leave_lost_log(self._db)
         if self._db is None:
             provide(self.path)
+            check_names(self.path)
             file = identity_of(self.path)
+            if has_log_alone(self.path):
+                await self._move_log()
             # Not to be made by SQLite, and so for everybody to read, should it be gone by now.
             uri = f"{self.path.as_uri()}?mode=rw"
             db = aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
@@ -177,24 +190,40 @@ class SQLiteStore:
             self._logs = [(path, identity_of(path)) for path in own_files(self.path)[1:]]
         return self._db
 
+    async def _move_log(self) -> None:
+        try:
+            await asyncio.to_thread(sqlite_wal.move_log, self.path)
+        except sqlite3.OperationalError as error:
+            if not any(sign in str(error) for sign in _PASSING):
+                raise
+            index_path = own_files(self.path)[2]
+            raise StoreUnavailableError(
+                f"the database {self.path}: the index {index_path} of its log was deleted while another process had it"
+                " open; it can be opened after the next call of that process, or when that has ended"
+            ) from error
+
     async def _leave_lost_log(self, db: aiosqlite.Connection) -> None:
-        """Move what a log holds into the database: it was deleted or replaced, and a new one would begin without it.
+        """Move what a log holds into the database: it, or its index, was deleted or replaced.
+
+        A new log would begin without it; and with two indexes, processes overwrite what the others have saved.
 
         Raises:
             StoreError: It cannot be moved any more.
         """
-        (log_path, _), (index_path, index) = self._logs
-        # Where neither is new, whoever has the database open shares this log.
-        moved = False
-        if identity_of(log_path) is None or identity_of(index_path) == index:
-            moved = await _hop(db, sqlite_sql.empty_log)
-        await self.close()
-        what = f"the log {log_path} of the database was deleted or replaced while it was in use"
-        if not moved:
+        (log_path, log_file), (index_path, index) = self._logs
+        lost = log_path if identity_of(log_path) != log_file else index_path
+        what = f"the log {lost} of the database was deleted or replaced while it was in use"
+        if identity_of(index_path) not in (None, index) or identity_of(log_path) not in (None, log_file):
+            if db not in _never_closed:
+                _never_closed.append(db)
             raise StoreError(
-                f"{what}: what was saved last may be lost; leave these files to SQLite, and let the tasks that were at"
-                " work run again"
+                f"{what}: what was saved last may be lost; leave these files to SQLite, end this process, and let the"
+                " tasks that were at work run again"
             )
+        # Where neither is new, whoever has the database open shares both.
+        if not await _hop(db, sqlite_wal.empty_log):
+            raise StoreUnavailableError(f"{what}, and another process reads what it holds")
+        await self.close()
         log.warning(
             "%s; nothing is lost, because what it held was still at hand: leave these files to SQLite", what
         )

@@ -13,11 +13,21 @@ import os
 import stat
 import threading
 from pathlib import Path
+from shlex import quote
 from typing import Final, TypeAlias
 
 from async_task_state.errors import StoreError
 
-__all__ = ["Identity", "identity_of", "is_same_file", "modes_for_others", "names_of", "own_files", "provide"]
+__all__ = [
+    "Identity",
+    "check_names",
+    "has_log_alone",
+    "identity_of",
+    "is_same_file",
+    "modes_for_others",
+    "own_files",
+    "provide",
+]
 
 Identity: TypeAlias = "tuple[int, int] | None"
 """The device and the inode of a file; None where there is none."""
@@ -70,9 +80,24 @@ def own_files(path: Path) -> list[Path]:
     return [Path(f"{os.path.realpath(path)}{ending}") for ending in OWN_FILES]
 
 
-def names_of(path: Path) -> int:
-    """How many names a file has: hard links, of each of which SQLite would keep a log."""
-    return path.stat().st_nlink
+def has_log_alone(path: Path) -> bool:
+    """Whether a database has a log without the index that every process that has it open made, or shares."""
+    _, log, index = own_files(path)
+    return log.exists() and not index.exists()
+
+
+def check_names(path: Path) -> None:
+    """Refuse a database file that has several names.
+
+    Raises:
+        StoreError: It has hard links.
+    """
+    if (names := path.stat().st_nlink) > 1:
+        raise StoreError(
+            f"{path} has {names} names (hard links), and processes that open it by different ones corrupt it, because"
+            " SQLite keeps a log by the name: remove all names but one, find them with"
+            f" find {quote(str(path.parent))} -samefile {quote(str(path))}"
+        )
 
 
 def identity_of(path: Path) -> Identity:

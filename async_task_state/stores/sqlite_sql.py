@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import suppress
 from itertools import chain
-from sqlite3 import OperationalError
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
@@ -34,14 +32,12 @@ __all__ = [
     "check_owner",
     "clear",
     "commit",
-    "empty_log",
     "migrate",
     "prepare",
     "read",
     "save",
     "scopes",
     "transact_if_known",
-    "with_little_room",
     "write",
 ]
 
@@ -139,24 +135,6 @@ def transact_if_known(db: sqlite3.Connection, begin: str, work: Callable[..., T]
         return work(db, *args)
 
     return transact(db, begin, checked)
-
-
-def empty_log(db: sqlite3.Connection) -> bool:
-    """Move all that the log holds into the database and make the log empty; whether that was done."""
-    busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    return not busy
-
-
-def with_little_room(db: sqlite3.Connection, call: Callable[..., T], *args: object) -> T:
-    """Call a function on a disk that was full: what the log holds makes room, and what is deleted takes none of it."""
-    with suppress(OperationalError):
-        empty_log(db)
-    # Else pages that the end of a transaction would find free are written to the log before.
-    db.execute("PRAGMA cache_spill = OFF")
-    try:
-        return call(db, *args)
-    finally:
-        db.execute("PRAGMA cache_spill = ON")
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
