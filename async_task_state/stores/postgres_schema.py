@@ -74,9 +74,10 @@ SELECT owner.rolname FROM pg_catalog.pg_namespace JOIN pg_catalog.pg_roles AS ow
     JOIN pg_catalog.pg_database ON datname = current_database()
 WHERE nspname = {schema} AND owner.oid NOT IN (me.oid, datdba) AND NOT owner.rolsuper
     AND owner.rolname NOT IN ('pg_database_owner', {owner})
-    AND (me.rolsuper OR NOT (pg_has_role(me.oid, owner.oid, 'MEMBER') OR pg_has_role(owner.oid, me.oid, 'MEMBER')))"""
+    AND (me.rolsuper OR NOT (pg_has_role(owner.oid, me.oid, 'MEMBER')
+        OR current_setting('server_version_num')::integer >= 150000 AND pg_has_role(me.oid, owner.oid, 'MEMBER')))"""
 """The owner of a schema who is not trusted with what this role does there. A superuser is a member of every role, which
-makes nobody's schema its own."""
+makes nobody's schema its own; and before PostgreSQL 15 any role could make another a member of itself."""
 PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 
 
