@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,21 @@ CLEARED = f"{RESERVED_PREFIX}cleared"
 KILL_PREFIX = f"{RESERVED_PREFIX}kill:"
 """How the keys begin that say which `on_user_kill` a user's clear owes: `Batch.cleared` leaves them, see `kills`."""
 
+
+def _number_of(value: Any) -> int:
+    """The integer or truth value that an object of another library stands for, as NumPy's do.
+
+    Raises:
+        TypeError: It stands for none.
+    """
+    kind = type(value)
+    is_truth = kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_")
+    return bool(value) if is_truth else operator.index(value)
+
+
 # ASCII output keeps NUL and lone surrogates escaped, which databases would refuse, and makes length in characters
 # the length in bytes.
-encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_number_of).encode
 decode = json.loads
 
 
@@ -75,7 +88,8 @@ def check_key(key: object, what: str = "key") -> None:
 def encode(key: str, value: Any, max_bytes: int) -> str:
     """The JSON of a value, as it is at this moment.
 
-    Tuples become arrays, so they come back as lists; everything else comes back equal.
+    Tuples become arrays, so they come back as lists; everything else comes back equal. An integer or truth value of another
+    library, such as NumPy's, comes back as Python's own.
 
     Args:
         key: Whose value it is, for the message.
@@ -208,5 +222,11 @@ def _check_value(key: str, value: Any, path: str) -> None:
         for index, item in enumerate(value):
             _check_value(key, item, f"{path}[{index}]")
     else:
-        hint = ": save its isoformat()" if hasattr(value, "isoformat") else ""
-        raise InvalidValueError(f"the value of {where} is a {type(value).__name__}, which is not JSON{hint}")
+        try:
+            _number_of(value)
+        except TypeError:
+            way = next((name for name in ("isoformat", "tolist") if hasattr(value, name)), None)
+            hint = f": save its {way}()" if way else ""
+            raise InvalidValueError(
+                f"the value of {where} is a {type(value).__name__}, which is not JSON{hint}"
+            ) from None
