@@ -19,16 +19,30 @@ def clear_command(scope: Scope) -> str:
 
 
 def shell_word(text: str) -> str:
-    """A word that a shell takes for `text`, on one line and without anything that a terminal obeys."""
+    """A word that a shell takes for `text`, on one line and without anything that a terminal obeys.
+
+    Any shell does, but for a text that ends with a line break: only such as bash and zsh can write that as one word.
+    """
     if text.isprintable():
         return shlex.quote(text)
+    if not text.endswith("\n"):
+        # After -- because it may begin with a dash. A shell takes the line breaks off the end of what is printed.
+        return f"\"$(printf -- '{''.join(map(_printed, text))}')\""
     return f"$'{''.join(map(_escaped, text))}'"
+
+
+def _printed(char: str) -> str:
+    return char if char.isprintable() and char not in "\\'%" else _octal(char)
 
 
 def _escaped(char: str) -> str:
     if char in "\\'":
         return f"\\{char}"
-    return char if char.isprintable() else "".join(f"\\{byte:03o}" for byte in char.encode())
+    return char if char.isprintable() else _octal(char)
+
+
+def _octal(char: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in char.encode())
 
 
 def _names(scope: Scope) -> list[str]:

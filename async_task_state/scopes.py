@@ -9,6 +9,7 @@ from uuid import UUID
 
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.runs import Run, run_of
+from async_task_state.text import plain
 
 __all__ = [
     "MAX_ATTEMPT",
@@ -84,7 +85,7 @@ class TaskScope:
     def __str__(self) -> str:
         index = "" if self.map_index == -1 else f"[{self.map_index}]"
         region = "" if self.region_id is None else f"@{self.region_id}"
-        return f"{self.dag_id}/{self.run_id}/{self.task_id}{index}{region}"
+        return plain(f"{self.dag_id}/{self.run_id}/{self.task_id}{index}{region}")
 
     @property
     def row(self) -> Row:
@@ -156,7 +157,7 @@ class AssetScope:
         return hash(self.row)
 
     def __str__(self) -> str:
-        return f"asset {self.row[2]}"
+        return plain(f"asset {self.row[2]}")
 
     @property
     def row(self) -> Row:
