@@ -27,6 +27,7 @@ from async_task_state.stores.sqlite_file import (
     own_files,
     provide,
 )
+from async_task_state.stores.sqlite_hop import close, has_ended, hop, watch_thread
 
 if TYPE_CHECKING:
     import os
@@ -130,7 +131,7 @@ class SQLiteStore:
         """See `Store.close`."""
         db, self._db, self._file = self._db, None, None
         if db is not None and db not in _never_closed:
-            await db.close()
+            await close(db)
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         """Do all of `work` in one transaction."""
@@ -144,12 +145,12 @@ class SQLiteStore:
                 db = await self._connection()
             if not self._is_full:
                 try:
-                    return await _hop(db, call, *args)
+                    return await hop(db, call, *args)
                 except sqlite3.OperationalError as error:
                     if FULL not in str(error):
                         raise
                     self._is_full = True
-            result: T = await _hop(db, sqlite_wal.with_little_room, call, *args)
+            result: T = await hop(db, sqlite_wal.with_little_room, call, *args)
         except sqlite3.Error as error:
             raise self._translate(error) from error
         else:
@@ -158,7 +159,7 @@ class SQLiteStore:
 
     async def _connection(self) -> aiosqlite.Connection:
         # A file that was deleted or replaced would go on taking commits that nobody will ever read.
-        if self._db is not None and self._file != identity_of(self.path):
+        if self._db is not None and (has_ended(self._db) or self._file != identity_of(self.path)):
             await self.close()
         elif self._db is not None and any(identity_of(path) != file for path, file in self._logs):
             await self._leave_lost_log(self._db)
@@ -170,11 +171,13 @@ class SQLiteStore:
                 await self._move_log()
             # Not to be made by SQLite, and so for everybody to read, should it be gone by now.
             uri = f"{self.path.as_uri()}?mode=rw"
-            db = aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
-            # Or a process that ends without closing would wait for this thread for ever; aiosqlite before 0.22, which
-            # older Airflows ask for, is the thread itself.
+            # From any thread, for it is closed here where its own has ended.
+            db = aiosqlite.connect(
+                uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS, check_same_thread=False
+            )
+            # aiosqlite before 0.22, which older Airflows ask for, is the thread itself.
             thread: Any = getattr(db, "_thread", db)
-            thread.daemon = True
+            watch_thread(db, thread)
             try:
                 await db
             except sqlite3.Error:
@@ -182,9 +185,9 @@ class SQLiteStore:
                 thread.join()
                 raise
             try:
-                await _hop(db, sqlite_sql.prepare, self.path)
+                await hop(db, sqlite_sql.prepare, self.path)
             except BaseException:
-                await db.close()
+                await close(db)
                 raise
             self._db, self._file = db, file
             self._logs = [(path, identity_of(path)) for path in own_files(self.path)[1:]]
@@ -221,7 +224,7 @@ class SQLiteStore:
                 " tasks that were at work run again"
             )
         # Where neither is new, whoever has the database open shares both.
-        if not await _hop(db, sqlite_wal.empty_log):
+        if not await hop(db, sqlite_wal.empty_log):
             raise StoreUnavailableError(f"{what}, and another process reads what it holds")
         await self.close()
         log.warning(
@@ -256,12 +259,3 @@ class SQLiteStore:
                 f"the database {self.path} is corrupt ({text}); restore it, or move it away to start anew"
             )
         return StoreError(f"the database {self.path}: {text}")
-
-
-async def _hop(db: aiosqlite.Connection, work: Callable[..., T], *args: object) -> T:
-    """Run a function of the connection on its thread: aiosqlite's own way, public for single statements only.
-
-    Three statements in three hops are a third of the speed.
-    """
-    result: T = await db._execute(work, db._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
-    return result

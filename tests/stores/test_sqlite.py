@@ -18,7 +18,8 @@ from onestore import SCOPE, one_key, using
 from async_task_state import Settings, StoreError, StoreUnavailableError, TaskScope, TaskState
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.stores import Batch
-from async_task_state.stores.sqlite import SQLiteStore, _hop
+from async_task_state.stores.sqlite import SQLiteStore
+from async_task_state.stores.sqlite_hop import hop
 from async_task_state.stores.sqlite_sql import APPLICATION_ID, SCHEMA_VERSION, check_owner, migrate
 
 NOBODY = 65534
@@ -110,7 +111,7 @@ def test_a_file_of_another_user_keeps_its_mode(path, monkeypatch):
 def test_g1_commits_are_synced(path):
     async def pragmas(store):
         await one_key(store)
-        return await _hop(
+        return await hop(
             store._db,
             lambda db: [
                 db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
@@ -189,8 +190,8 @@ def test_a_full_disk_is_worth_waiting_for(path):
 
     async def fill(store):
         lease = await one_key(store)
-        pages = await _hop(store._db, lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-        await _hop(store._db, lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        pages = await hop(store._db, lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await hop(store._db, lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
         batch = Batch(lease, {"a": ("2", None), "b": (f'"{"x" * 100_000}"', None)})
         with pytest.raises(StoreUnavailableError, match=f"the database {path}: database or disk is full"):
             await store.commit([batch])
@@ -203,7 +204,7 @@ def test_a_full_disk_is_worth_waiting_for(path):
         with pytest.raises(StoreError, match="disk is full; nothing is lost") as caught:
             await open_more()
         assert not isinstance(caught.value, StoreUnavailableError)
-        await _hop(store._db, lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+        await hop(store._db, lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
         assert not await store.commit([batch])
         assert (await store.read(SCOPE)).entries == {key: text for key, (text, _) in batch.changes.items()}
 
@@ -217,8 +218,8 @@ def test_a_state_is_cleared_on_a_full_disk_and_makes_room(path):
         lease = await one_key(store)
         full = {f"k{number}": (f'"{"x" * 1000}"', None) for number in range(90)}
         assert not await store.commit([Batch(lease, full)])
-        pages = await _hop(store._db, lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-        await _hop(store._db, lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        pages = await hop(store._db, lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await hop(store._db, lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
         more = {f"m{number}": value for number, value in enumerate(full.values())}
         with pytest.raises(StoreUnavailableError, match=r"disk is full; free at least [1-9][\d,]* bytes on"):
             await store.commit([Batch(lease, more)])
@@ -229,7 +230,7 @@ def test_a_state_is_cleared_on_a_full_disk_and_makes_room(path):
             await store.commit([Batch(lease, full)])
         assert await store.clear(SCOPE) == len(more)
         await store.write(SCOPE, full)
-        spill = await _hop(store._db, lambda db: db.execute("PRAGMA cache_spill").fetchone()[0])
+        spill = await hop(store._db, lambda db: db.execute("PRAGMA cache_spill").fetchone()[0])
         assert spill > 0
 
     using(path, fill)
