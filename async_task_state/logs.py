@@ -8,6 +8,7 @@ import sys
 from typing import Final
 
 from async_task_state.text import plain
+from async_task_state.wire import carried
 
 __all__ = ["Log"]
 
@@ -45,6 +46,7 @@ class Log:
         self, level: int, message: str, args: tuple[object, ...], exc_info: BaseException | None
     ) -> None:
         shown = [arg if isinstance(arg, NUMBERS) else _Plain(arg) for arg in args]
+        exc_info = None if exc_info is None else carried(exc_info)
         try:
             self._logger.log(level, message, *shown, exc_info=exc_info, stacklevel=3)
         except Exception as trouble:  # noqa: BLE001 - a filter or a handler may raise anything

@@ -18,6 +18,9 @@ from async_task_state.lifetime import shutdown, writer_for
 from async_task_state.settings import allowed_protocols, check_executor, load_settings
 
 REAL = {"airflow", "compat"}
+# Airflow reads and writes the home of whoever imports it, which the conftest.py of a folder may do before any hook runs.
+HOME = tempfile.TemporaryDirectory(prefix="airflow-home-")
+os.environ["AIRFLOW_HOME"] = HOME.name
 
 
 def pytest_addoption(parser):
@@ -63,10 +66,7 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         # A worker ignores it, and so would what tests start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Airflow reads and writes the home of whoever imports it; the library imports it only when asked.
-    home = tempfile.TemporaryDirectory(prefix="airflow-home-")
-    config.add_cleanup(home.cleanup)
-    os.environ["AIRFLOW_HOME"] = home.name
+    config.add_cleanup(HOME.cleanup)
     # Tests share their machine: how long an example takes says nothing.
     hypothesis.settings.register_profile("shared", deadline=None)
     hypothesis.settings.load_profile("shared")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from async_task_state import AssetScope, StaleAttemptError, TaskScope
+from async_task_state import AssetScope, DamagedRecordError, StaleAttemptError, TaskScope
 from async_task_state.runs import Relation, Run, relation, run_of
 from async_task_state.stores.admission import Admission, Held, admit
 from async_task_state.testing.runs import run_made
@@ -99,11 +99,15 @@ def test_one_run_is_told_from_another(stored, wanted, expected):
         (Held(2, known(1, 2, T1).text), 3, known(1, 3, T2, 1), Admission(3, known(1, 3, T2, 1).text)),
         (Held(2, known(1, 2, T1).text), 1, known(2, 1, T2), Admission(1, known(2, 1, T2).text, fresh=True)),
         (Held(2, known(1, 2, T1).text), 1, known(2, 1), Admission(1, known(2, 1).text, fresh=True)),
-        (Held(2, "of a later version"), 2, known(1, 2, T1), Admission(2, known(1, 2, T1).text)),
     ],
 )
 def test_what_is_kept_of_who_was_let_in(held, attempt, run, admitted):
     assert admit(SCOPE, attempt, run, held) == admitted
+
+
+def test_a_run_that_cannot_be_read_is_not_overwritten():
+    with pytest.raises(DamagedRecordError, match="which run has held it last in the state of dag/run/task"):
+        admit(SCOPE, 2, known(1, 2, T1), Held(2, "of a later version"))
 
 
 @pytest.mark.parametrize(
