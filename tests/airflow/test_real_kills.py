@@ -109,30 +109,16 @@ def test_g4_a_task_that_is_marked_as_failed_reaches_the_hook_once(airflow, begin
     jobs.finish()
 
 
-@pytest.mark.parametrize("fails_first", [True, False], ids=["run-has-failed", "at-once"])
-def test_g4_a_mark_of_which_no_triggerer_hears_is_delivered_after_the_next_clear(airflow, begin, fails_first):
+def test_g4_a_mark_of_which_no_triggerer_hears_is_delivered_after_the_next_clear(airflow, begin):
     jobs = begin()
     [triggerer] = airflow.triggerers
     triggerer.kill()
     jobs.mark_failed()
-    if fails_first:
-        airflow.wait_for_run("killed", jobs.id, state="failed")
+    airflow.wait_for_run("killed", jobs.id, state="failed")
     jobs.clear()
     jobs.wait_for_deferred(2)
     assert jobs.killed == {}
     airflow.start_triggerer()
     jobs.wait_for_begun(2)
     jobs.check_order()
-    jobs.finish()
-
-
-def test_g4_a_mark_of_which_a_triggerer_hears_late_is_delivered_once(airflow, begin):
-    jobs = begin()
-    [triggerer] = airflow.triggerers
-    triggerer.kill()
-    jobs.mark_failed()
-    airflow.wait_for_run("killed", jobs.id, state="failed")
-    airflow.start_triggerer()
-    jobs.clear()
-    jobs.wait_for_begun(2)
     jobs.finish()
