@@ -24,6 +24,7 @@ from async_task_state.errors import AsyncTaskStateError
 from async_task_state.lifetime import lent_store
 from async_task_state.scopes import AssetScope
 from async_task_state.settings import load_settings
+from async_task_state.text import plain
 from async_task_state.upkeep import purge_all
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _clear(args: argparse.Namespace) -> int:
         screen.document({**chosen.document, "removed": removed})
     else:
         what = f"cleared {chosen.name}: removed {chosen.content}; whoever was writing it is fenced"
-        screen.show(Text(views.plain(what)))
+        screen.show(Text(plain(what)))
     return OK
 
 
@@ -315,7 +316,7 @@ def _init_db(args: argparse.Namespace) -> int:
     if args.json:
         screen.document({"dsn": shown(dsn), "tables": made.word, "role": args.role})
     else:
-        screen.show(Text(views.plain(made.line)))
+        screen.show(Text(plain(made.line)))
     return OK
 
 

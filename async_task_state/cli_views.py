@@ -19,6 +19,7 @@ from async_task_state.digests import work_records
 from async_task_state.errors import DamagedRecordError
 from async_task_state.records import author_values
 from async_task_state.scopes import AssetScope, TaskScope
+from async_task_state.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +42,6 @@ __all__ = [
     "info_document",
     "iso",
     "listing",
-    "plain",
     "readable",
     "scope_document",
     "state_document",
@@ -270,11 +270,6 @@ def user_values(snapshot: Snapshot) -> dict[str, Any]:
 def by_item(failures: Sequence[Failure]) -> list[Failure]:
     """Failures in an order that stays the same."""
     return sorted(failures, key=lambda failure: failure.item)
-
-
-def plain(text: str) -> str:
-    """Text without what a terminal would obey: an item's name or error may hold anything."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def iso(timestamp: float) -> str:

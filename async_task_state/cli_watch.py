@@ -23,7 +23,6 @@ from async_task_state.cli_views import (
     failed_text,
     holder,
     iso,
-    plain,
     readable,
     scope_document,
     user_values,
@@ -31,6 +30,7 @@ from async_task_state.cli_views import (
 )
 from async_task_state.digests import work_records
 from async_task_state.errors import StoreUnavailableError
+from async_task_state.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

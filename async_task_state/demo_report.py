@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from async_task_state.cli_views import plain, table
+from async_task_state.cli_views import table
+from async_task_state.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
