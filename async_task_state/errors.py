@@ -57,7 +57,7 @@ class AsyncWithNeededError(AsyncTaskStateError, TypeError):
 
 
 class EscapedError(AsyncTaskStateError):
-    """A trigger has failed with an error whose text Airflow cannot carry; the message is its traceback, escaped."""
+    """Stands for an error whose text neither Airflow nor a log can carry; the message is its traceback, escaped."""
 
 
 class EventLoopRunningError(AsyncTaskStateError, RuntimeError):

@@ -37,6 +37,12 @@ def test_a_log_line_is_one_line_whatever_it_is_about(caplog):
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
+def test_a_traceback_that_no_stream_of_utf_8_takes_is_escaped(caplog):
+    Log("async_task_state.test").warning("failed", exc_info=ValueError(HOSTILE))
+    assert "ud800" in caplog.text
+    assert caplog.text.encode()
+
+
 def test_a_log_line_says_where_it_was_written(caplog):
     Log("async_task_state.test").error("failed", exc_info=ValueError("why"))
     (record,) = caplog.records
