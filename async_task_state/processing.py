@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing, nullcontext
+from functools import partial
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
@@ -33,6 +35,7 @@ from async_task_state.text import told
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from async_task_state.pending import Pending
     from async_task_state.work import WorkSet
 
 __all__ = ["Run"]
@@ -43,6 +46,7 @@ Take: TypeAlias = "Callable[[], Awaitable[Any]]"
 Call: TypeAlias = "Callable[[Any], Awaitable[Any]]"
 
 _END: Final = object()
+_GENERATORS: Final = (GeneratorType, AsyncGeneratorType)
 SHOWN_FAILURES: Final = 10
 LOGGED_FAILURES: Final = 20
 COUNTS_CANCELLATIONS: Final = sys.version_info >= (3, 11)
@@ -132,72 +136,73 @@ class Run:
 
     async def _one(self, item: Any, call: Call) -> None:
         work = self._work
-        error: BaseException | None
-        digest, name, error = self._named(item)
+        digest, unnamed = self._identify(item)
         if digest in work._done or digest in self._begun:
             self._skipped += 1
             pending = work._state._writable()
             await pause_if_due(pending)
             return
         self._begun.add(digest)
-        nameless = error
+        if unnamed is not None:
+            call = partial(_raise, unnamed)
+        error: BaseException | None = None
         while not work._given_up(digest, self._max_attempts):
-            error = nameless or await self._try(item, digest, call)
-            # Counted as soon as it is recorded: what comes after may be cancelled.
-            if error is None:
-                self._begun.discard(digest)
-                self._done += 1
-                pending = work._state._writable()
-                if must_pause(pending):
-                    await pause(pending)
-                return
-            pending = work._record_failed(digest, name, error)
-            if work._given_up(digest, self._max_attempts):
-                self._count_failure(work._failures[digest], error)
-            await pause_if_due(pending)
+            try:
+                result = await call(item)
+            except BaseException as raised:
+                if isinstance(raised, _STATE_LOST) or not is_of_item(raised):
+                    raise
+                error = raised
+            else:
+                recorded = self._record_done(item, digest, result)
+                # Counted as soon as it is recorded: what comes after may be cancelled.
+                if not isinstance(recorded, Exception):
+                    self._begun.discard(digest)
+                    self._done += 1
+                    if must_pause(recorded):
+                        await pause(recorded)
+                    return
+                error = recorded
+            await pause_if_due(self._record_failed(digest, self._name_of(item, unnamed), error))
         failure = work._failures[digest]
         if error is None:
             # By an earlier process of this attempt.
             self._count_failure(failure, None)
         self._end_at(failure, error)
 
-    def _named(self, item: Any) -> tuple[bytes, str, Exception | None]:
-        """The digest of an item's key and the key; where it has none, what is known of it, and why."""
+    def _identify(self, item: Any) -> tuple[bytes, Exception | None]:
+        """The digest of an item's key; where it has none, of what is known of the item, and why it has none."""
         try:
-            return digest_of(item, self._key), self._key(item), None
+            return digest_of(item, self._key), None
         except UnstableItemError:
             raise
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            name = f"an item without a key: {told(item, repr)}"
-            return digest_of(name), name, error
+            return digest_of(self._name_of(item, error)), error
 
-    async def _try(self, item: Any, digest: bytes, call: Call) -> BaseException | None:
-        """Call `fn` and record that the item is done; the failure of the item, if it has failed."""
-        try:
-            result = await call(item)
-        except _STATE_LOST:
-            raise
-        except BaseException as error:
-            if not is_of_item(error):
-                raise
-            return error
-        return self._finish(digest, item, result)
+    def _name_of(self, item: Any, unnamed: Exception | None) -> str:
+        """What a failure calls an item: by its key, if it has one."""
+        return str(self._key(item)) if unnamed is None else f"an item without a key: {told(item, repr)}"
 
-    def _finish(self, digest: bytes, item: Any, result: Any) -> Exception | None:
-        """Record an item as done; what kept it from being recorded is its failure, where failures are collected."""
+    def _record_done(self, item: Any, digest: bytes, result: Any) -> Pending | Exception:
+        """Record an item as done: where; or, where failures are collected, what kept it from being recorded."""
         refuse_generator(result)
         try:
             values = {} if self._record is None else self._record(item, result)
-            self._work._record_done(digest, values)
+            return self._work._record_done(digest, values)
         except _STATE_LOST:
             raise
         except Exception as error:
             if self._on_error == "raise" or digest in self._work._done:
                 raise
             return error
-        return None
+
+    def _record_failed(self, digest: bytes, name: str, error: BaseException) -> Pending:
+        pending = self._work._record_failed(digest, name, error)
+        if self._work._given_up(digest, self._max_attempts):
+            self._count_failure(self._work._failures[digest], error)
+        return pending
 
     def _end_at(self, failure: Failure, error: BaseException | None) -> None:
         if self._on_error == "raise":
@@ -232,13 +237,17 @@ class Run:
         return call
 
 
+async def _raise(error: Exception, _item: Any) -> None:
+    raise error
+
+
 def refuse_generator(result: Any) -> None:
     """Refuse what a function has returned that has done nothing yet.
 
     Raises:
         InvalidArgumentError: It is a generator.
     """
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+    if isinstance(result, _GENERATORS):
         raise InvalidArgumentError(
             f"fn returned a generator, {result.__qualname__}, of which nothing has run: return what it is to give, or None"
         )
