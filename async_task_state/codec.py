@@ -130,7 +130,8 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
         raise ValueTooLargeError(
             f"the value of {key!r} is {len(text):,} bytes of JSON; [async_task_state] max_value_bytes allows {max_bytes:,}"
         )
-    if _may_be_deep(text) and _is_deep(value):
+    # Shorter ones have no room for so many brackets.
+    if len(text) > MAX_DEPTH and _may_be_deep(text) and _is_deep(value):
         raise _too_deep(key)
     return text
 
