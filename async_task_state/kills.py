@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX, encode_json
-from async_task_state.records import damaged, fields_of, text_of
+from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX, decode, encode_json
+from async_task_state.records import fields_of, reading, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,8 +61,9 @@ class OwedKill:
             DamagedRecordError: It cannot be read.
         """
         note = cls(key=key, text=text, **fields_of(scope, key, text, **FIELDS, values=dict))
-        if not all(isinstance(value, str) for value in note.values.values()):
-            raise damaged(scope, f"key {key!r}", "one of its values is no text")
+        with reading(scope, f"key {key!r}"):
+            for value in note.values.values():
+                decode(value)
         return note
 
 

@@ -207,6 +207,20 @@ def test_a_damaged_record_is_named_by_every_reader(reader, key):
     run(read())
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("value", ["1:", "", 1, "[" * 100_000])
+def test_a_note_with_a_damaged_value_is_named(reader, value):
+    """By its own key, because the value's is no key of the state any more."""
+    key = next(key for key in ENTRIES if key.startswith("__ats:kill:after:"))
+    note = json.loads(ENTRIES[key])
+    damaged = json.dumps({**note, "values": dict.fromkeys(note["values"], value)})
+
+    async def read():
+        await works_or_names(reader, await store_with({**ENTRIES, key: damaged}), key=repr(key))
+
+    run(read())
+
+
 @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_was_done_to_a_record_it_is_named(data):
