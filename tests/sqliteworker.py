@@ -27,6 +27,11 @@ class Worker:
         assert not answer.startswith("error"), f"{command}: {answer}"
         return answer
 
+    def end(self) -> None:
+        """Let it end by itself, as an interpreter does that has nothing more to do."""
+        self._process.stdin.close()
+        assert self._process.wait() == 0
+
     def kill(self) -> None:
         """End it with SIGKILL."""
         self._process.kill()
@@ -72,6 +77,14 @@ class _Obedient:
         opened = TaskState(self._scope, store=dsn, settings=settings)
         self._states.append(await opened.__aenter__())
         return "open"
+
+    async def read(self, dsn: str) -> str:
+        """Open the state to look at it."""
+        from async_task_state import Settings, TaskState  # noqa: PLC0415 - as above
+
+        state = TaskState(self._scope, store=dsn, settings=Settings(dsn=dsn), read_only=True)
+        self._states.append(await state.__aenter__())
+        return "read"
 
     async def purge(self, dsn: str) -> str:
         """Purge it."""

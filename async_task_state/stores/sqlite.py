@@ -27,7 +27,7 @@ from async_task_state.stores.sqlite_file import (
     own_files,
     provide,
 )
-from async_task_state.stores.sqlite_hop import close, has_ended, hop, watch_thread
+from async_task_state.stores.sqlite_hop import close, forsake, has_ended, hop, watch_thread
 
 if TYPE_CHECKING:
     import os
@@ -55,8 +55,8 @@ FULL: Final = "database or disk is full"
 LEAST_ROOM: Final = 1024 * 1024
 """Bytes that one more transaction takes in the log, and more."""
 
-_never_closed: Final[list[aiosqlite.Connection]] = []
-"""Closing them, SQLite would move what they know of a log into the database and delete it, with what others have saved."""
+_forsaken: Final[set[Identity]] = set()
+"""Files whose log was replaced while this process used it: it still has the old one, and would begin with it again."""
 
 
 class SQLiteStore:
@@ -129,8 +129,10 @@ class SQLiteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        if self._db is not None and self._has_new_log:
+            log.error("%s", self._forsake())
         db, self._db, self._file = self._db, None, None
-        if db is not None and db not in _never_closed:
+        if db is not None:
             await close(db)
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
@@ -167,6 +169,8 @@ class SQLiteStore:
             provide(self.path)
             check_names(self.path)
             file = identity_of(self.path)
+            if file in _forsaken:
+                raise self._lost()
             if has_log_alone(self.path):
                 await self._move_log()
             # Not to be made by SQLite, and so for everybody to read, should it be gone by now.
@@ -213,23 +217,44 @@ class SQLiteStore:
         Raises:
             StoreError: It cannot be moved any more.
         """
-        (log_path, log_file), (index_path, index) = self._logs
-        lost = log_path if identity_of(log_path) != log_file else index_path
-        what = f"the log {lost} of the database was deleted or replaced while it was in use"
-        if identity_of(index_path) not in (None, index) or identity_of(log_path) not in (None, log_file):
-            if db not in _never_closed:
-                _never_closed.append(db)
-            raise StoreError(
-                f"{what}: what was saved last may be lost; leave these files to SQLite, end this process, and let the"
-                " tasks that were at work run again"
-            )
+        if self._has_new_log:
+            raise self._forsake()
         # Where neither is new, whoever has the database open shares both.
         if not await hop(db, sqlite_wal.empty_log):
-            raise StoreUnavailableError(f"{what}, and another process reads what it holds")
+            raise StoreUnavailableError(f"{self._what_happened}, and another process reads what it holds")
         await self.close()
         log.warning(
-            "%s; nothing is lost, because what it held was still at hand: leave these files to SQLite", what
+            "%s; nothing is lost, because what it held was still at hand: leave these files to SQLite",
+            self._what_happened,
         )
+
+    @property
+    def _has_new_log(self) -> bool:
+        """Whether another process has begun a log or an index in the place of one that this one has open."""
+        return any(identity_of(path) not in (None, file) for path, file in self._logs)
+
+    @property
+    def _what_happened(self) -> str:
+        changed = [path for path, file in self._logs if identity_of(path) != file]
+        lost = (changed or own_files(self.path)[1:])[0]
+        return f"the log {lost} of the database was deleted or replaced while it was in use"
+
+    def _lost(self) -> StoreError:
+        return StoreError(
+            f"{self._what_happened}: what was saved last may be lost; leave these files to SQLite, end this process, and"
+            " let the tasks that were at work run again"
+        )
+
+    def _forsake(self) -> StoreError:
+        """Use the connection no more, and never close it.
+
+        SQLite would move what it knows of its log into the database, and delete the new log, with what others have saved.
+        """
+        db, self._db = self._db, None
+        if db is not None:
+            forsake(db)
+        _forsaken.add(self._file)
+        return self._lost()
 
     def _advice(self) -> str:
         """What to free on a full disk: moving what the log holds into the database takes as much as the log at most."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-__all__ = ["close", "has_ended", "hop", "watch_thread"]
+__all__ = ["close", "forsake", "has_ended", "hop", "watch_thread"]
 
 T = TypeVar("T")
 
@@ -90,3 +91,10 @@ async def close(db: aiosqlite.Connection) -> None:
     elif db._connection is not None:  # noqa: SLF001
         connection, db._connection = db._connection, None  # noqa: SLF001
         connection.close()
+
+
+def forsake(db: aiosqlite.Connection) -> None:
+    """Let go of a connection that is never to be closed, not when the interpreter ends either."""
+    connection, db._connection = db._connection, None  # noqa: SLF001
+    # What has a reference that nobody gives back is never taken apart.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -128,3 +128,39 @@ def test_g4_a_second_name_of_a_file_is_refused(path):
         path.with_name("hard.db").unlink()
         second.tell("open", f"sqlite:///{path}")
         assert second.tell("set", 3) == "current True"
+
+
+@pytest.mark.parametrize("leaves", ["close", "end"])
+@pytest.mark.parametrize("mode", ["open", "read"])
+def test_g1_a_process_that_did_nothing_meanwhile_destroys_nothing_when_it_leaves(path, leaves, mode):
+    """Closing, SQLite would delete the new log by its name."""
+    dsn = f"sqlite:///{path}"
+    with started(3) as (idle, busy, late):
+        busy.tell("open", dsn)
+        busy.tell("set", 1)
+        idle.tell(mode, dsn)
+        for file in path.parent.glob("*-*"):
+            file.unlink()
+        assert busy.tell("set", 2) == "current True"
+        late.tell("open", dsn)
+        assert late.tell("set", 3) == "current True"
+        busy.tell("close")
+        late.kill()
+        if leaves == "close":
+            idle.tell("close")
+        idle.end()
+    found = elsewhere(
+        path, "SELECT map_index, value FROM entry JOIN scope ON id = scope_id ORDER BY map_index"
+    )
+    assert found == [[1, "2"], [2, "3"]]
+
+
+def test_g5_a_process_that_leaves_without_its_log_says_what_may_be_lost(path, caplog):
+    async def use(store):
+        await one_key(store)
+        for file in path.parent.glob("*-*"):
+            file.unlink()
+        elsewhere(path, "CREATE TABLE made (a)")
+
+    using(path, use)
+    assert "what was saved last may be lost" in caplog.text
