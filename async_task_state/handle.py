@@ -124,7 +124,7 @@ class State:
             await self._pending.confirm()
         else:
             if self._only_inside:
-                check_may_hold(self._scope)
+                check_may_hold(self._scope, self._store)
             from async_task_state.connections import writer_of  # noqa: PLC0415 - loads asyncio, 50 ms
 
             self._writer = await writer_of(self._store, self._settings)

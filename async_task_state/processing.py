@@ -150,7 +150,7 @@ class Run:
             try:
                 result = await call(item)
             except BaseException as raised:
-                if isinstance(raised, _STATE_LOST) or not is_of_item(raised):
+                if self._is_lost(raised) or not is_of_item(raised):
                     raise
                 error = raised
             else:
@@ -180,6 +180,15 @@ class Run:
             if self._on_error == "raise":
                 raise
             return digest_of(self._name_of(item, error)), error
+
+    def _is_lost(self, error: BaseException) -> bool:
+        """Whether an error says that the state of this set can save nothing, and not another that `fn` uses."""
+        if isinstance(error, _STATE_LOST):
+            try:
+                self._work._state._writable().check()
+            except _STATE_LOST:
+                return True
+        return False
 
     def _name_of(self, item: Any, unnamed: Exception | None) -> str:
         """What a failure calls an item: by its key, if it has one."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from async_task_state.errors import OutsideTaskError
 from async_task_state.opened import states_open_here
 from async_task_state.scopes import running_task
+from async_task_state.stores import is_same_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,12 @@ RUNNERS: Final = frozenset(
 """The modules that call what a task or its callbacks do; the last two also lead to a parser."""
 
 
-def check_may_hold(scope: Scope) -> None:
+def check_may_hold(scope: Scope, store: object) -> None:
     """Refuse to take a lease where no task, trigger or watcher runs.
+
+    Args:
+        scope: Whose lease.
+        store: Where; a state of it that is open for writing shows that this is meant.
 
     Raises:
         OutsideTaskError: A DAG file is being parsed, or the process is none of Airflow's.
@@ -42,7 +47,7 @@ def check_may_hold(scope: Scope) -> None:
     callers = set(_callers())
     parsing = bool(callers & PARSERS)
     if not parsing and (
-        running_task() is not None or states_open_here() or callers & RUNNERS or _is_triggerer()
+        running_task() is not None or _holds_here(store) or callers & RUNNERS or _is_triggerer()
     ):
         return
     where = "while a DAG file is parsed" if parsing else "where no task or trigger of Airflow's runs"
@@ -51,6 +56,10 @@ def check_may_hold(scope: Scope) -> None:
         " holds it. Open it in a task or a trigger; or read it, with read_only=True; or say that it is meant, by naming"
         " its store: store='postgresql://...'"
     )
+
+
+def _holds_here(store: object) -> bool:
+    return any(not state._read_only and is_same_store(state._store, store) for state in states_open_here())
 
 
 def _callers() -> Iterator[str]:

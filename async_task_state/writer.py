@@ -30,7 +30,7 @@ from async_task_state.logs import Log
 from async_task_state.pending import Pending
 from async_task_state.requests import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from async_task_state.store_thread import StoreThread
-from async_task_state.stores.progress import listening
+from async_task_state.stores.progress import Patience, listening
 from async_task_state.waiting import wake
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Writer(StoreThread):
         self._saving: list[Pending] = []
         self._flights: list[Flight] = []
         self._watchdog = Deadline(self._declare_outage)
+        # From the first commit of which it is not known that it succeeded until one has.
+        self._patience: Patience | None = None
         self._alarm = Deadline(self._wake_up)
         self._away_because: Exception | None = None
         self._faulty_since: float | None = None
@@ -274,8 +276,10 @@ class Writer(StoreThread):
         self._flights = [pending.take() for pending in self._saving]
 
     async def _save(self) -> None:
-        if self._watchdog.moment == NEVER:
-            self._watchdog.set(time.monotonic() + self._settings.outage_timeout)
+        if self._patience is None:
+            self._patience = Patience(self._settings.outage_timeout)
+            self._watchdog.set(self._patience.ends)
+        self._patience.begin()
         flights = self._flights
         try:
             with listening(self._put_off_outage):
@@ -285,6 +289,7 @@ class Writer(StoreThread):
             self._retry(error)
             return
         self._watchdog.clear()
+        self._patience = None
         self._retry_after = FIRST_RETRY_SECONDS
         self._not_before = 0.0
         if self.trouble == self._outage:
@@ -308,6 +313,10 @@ class Writer(StoreThread):
 
     def _retry(self, error: Exception) -> None:
         """Save later, because the store cannot serve."""
+        if self._patience is not None:
+            self._patience.fail()
+            if self._watchdog.moment != NEVER:
+                self._watchdog.set(self._patience.ends)
         if not isinstance(error, StoreError):
             log.error("the store raised what a store must not raise", exc_info=error)
         elif self._away_because is None:
@@ -333,8 +342,9 @@ class Writer(StoreThread):
 
     def _put_off_outage(self) -> None:
         """A commit that makes progress, as a large one does over a slow line, is no outage."""
-        if self._watchdog.moment != NEVER:
-            self._watchdog.set(time.monotonic() + self._settings.outage_timeout)
+        if self._patience is not None and self._watchdog.moment != NEVER:
+            self._patience.renew()
+            self._watchdog.set(self._patience.ends)
 
     def _declare_outage(self) -> None:
         if self.trouble is None:

@@ -307,12 +307,14 @@ class CheckpointTrigger(BaseTrigger):
 
     async def _is_fenced(self, error: BaseException) -> bool:
         """Whether an error ends a trigger that has been replaced: then it is nobody's failure."""
-        if isinstance(error, StaleWriterError):
-            return True
+        refused = isinstance(error, StaleWriterError)
         if self._state is None:
-            return False
+            return refused
         try:
+            # Not told by the error alone, which may be about another state that the trigger uses.
             return not await self._state.is_current()
+        except StateNotOpenError:
+            return refused
         except AsyncTaskStateError:
             return False
 

@@ -48,12 +48,26 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self.ends = 0.0
-        self.renew()
+        self._began = self._progress = time.monotonic()
+        self.ends = self._without_progress = self._began + seconds
 
     def renew(self) -> None:
-        """Begin to wait for as long again."""
-        self.ends = time.monotonic() + self._seconds
+        """Wait for as long again while the call that makes progress goes on."""
+        self._progress = time.monotonic()
+        self.ends = self._progress + self._seconds
+
+    def begin(self) -> None:
+        """Take note that a call begins."""
+        self._began = self._progress = time.monotonic()
+
+    def fail(self) -> None:
+        """Take note that it has ended, if it did not succeed: until its last progress it did not wait, and that is all that it gains.
+
+        An answer is progress, too: a server that answers at once that it cannot serve is away.
+        """
+        self._without_progress += self._progress - self._began
+        self._began = self._progress
+        self.ends = self._without_progress
 
     async def wait_for(self, call: Coroutine[Any, Any, T]) -> T:
         """What a call returns.
@@ -61,6 +75,7 @@ class Patience:
         Raises:
             asyncio.TimeoutError: The store has made no progress for so long; the call has been cancelled.
         """
+        self.begin()
         with listening(self.renew):
             task = asyncio.ensure_future(call)
         try:
@@ -74,3 +89,4 @@ class Patience:
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+            self.fail()

@@ -288,3 +288,20 @@ async def test_a_process_has_one_connection_however_many_states_it_has(postgres,
             counts.add(await db.fetchval(COUNT))
         await sets
         assert counts == {1}
+
+
+@pytest.mark.timeout(40)
+async def test_g5_a_server_that_answers_that_it_cannot_serve_is_away(dsn, postgres):
+    """An answer is no progress of a call that fails, however often it is made again."""
+    impatient = settings_of(dsn, 1.0)
+    state = TaskState(SCOPE, store=dsn, settings=impatient)
+    await state.__aenter__()
+    await state.set("n", 1)
+    async with control(postgres) as db:
+        await db.execute(f'DROP TABLE "{dsn.partition("schema=")[2].partition("&")[0]}".entry')
+    with pytest.raises(StoreUnavailableError, match=r"not saved, and still being tried: .*'n'"):
+        await state.set("n", 2)
+    with pytest.raises(StoreUnavailableError, match=r"outage_timeout|does not exist"):
+        await writer_for(dsn, impatient).call(writer_for(dsn, impatient).store.read, SCOPE)
+    with pytest.raises(StoreUnavailableError):
+        await state.__aexit__(None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -10,7 +11,14 @@ import anyio
 import pytest
 from airflow.triggers.base import TriggerEvent
 
-from async_task_state import InvalidArgumentError, NoScopeError, TaskScope
+from async_task_state import (
+    InvalidArgumentError,
+    NoScopeError,
+    StaleWriterError,
+    TaskScope,
+    asset_state,
+    asset_state_sync,
+)
 from async_task_state.testing import run_trigger
 from async_task_state.triggers import CheckpointTrigger
 
@@ -361,3 +369,37 @@ async def test_run_trigger_refuses_what_it_does_not_know():
         await run_trigger(Count(), stop="crash", when=lambda _: False)
     with pytest.raises(TimeoutError, match="not ended within"):
         await run_trigger(GoesOn(), timeout=0.2)
+
+
+class UsesAnAsset(Count):
+    """Of which another holder has opened the state meanwhile."""
+
+    async def at_the_end(self, state):
+        async with asset_state("cursor", store="memory:cursors") as cursor:
+            # In a context of its own, where it finds no state to join.
+            await anyio.to_thread.run_sync(Context().run, move_on)
+            await cursor.set("n", 1)
+
+
+def move_on():
+    with asset_state_sync("cursor", store="memory:cursors") as cursor:
+        cursor.set("n", 2)
+
+
+async def test_g4_a_trigger_is_not_replaced_when_another_state_that_it_uses_is():
+    with pytest.raises(StaleWriterError, match="asset"):
+        await run_trigger(UsesAnAsset())
+
+
+class ProcessesWithAnAsset(Count):
+    async def run_with_state(self, state):
+        async def use_it(item):
+            await UsesAnAsset().at_the_end(state)
+
+        summary = await state.work("items").process(["a", "b"], use_it, on_error="collect", concurrency=1)
+        yield TriggerEvent(summary.as_event())
+
+
+async def test_an_item_that_uses_another_state_which_is_lost_has_failed_alone():
+    [event] = (await run_trigger(ProcessesWithAnAsset())).events
+    assert event.payload["failed"] == 2

@@ -73,6 +73,16 @@ async def test_within_a_state_that_is_open_others_are_opened(opener, dsn):
         await state.set("n", 1)
 
 
+@pytest.mark.parametrize("named", [{"read_only": True}, {"store": "memory:other"}], ids=str)
+@pytest.mark.parametrize("opener", OPENERS, ids=NAMES)
+async def test_g8_within_one_that_is_read_or_kept_elsewhere_no_lease_is_taken(opener, named, dsn):
+    async with opener(**named):
+        with pytest.raises(OutsideTaskError):
+            async with opener():
+                pass
+    assert await epoch_of(opener, dsn) == 1
+
+
 @pytest.mark.parametrize("opener", OPENERS, ids=NAMES)
 async def test_a_running_task_opens_every_state(opener, in_task):
     with in_task(SCOPE):
