@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
+from async_task_state.alarms import despite_alarms
 from async_task_state.errors import EventLoopRunningError, StateNotOpenError, WithNeededError
 from async_task_state.state import AssetState, TaskState, asset_state, task_state
 
@@ -87,6 +88,7 @@ class SyncState(Generic[H]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._depth = 0
         self._cut_short: set[asyncio.Task[Any]] = set()
+        self._alarm: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._entered!r}>"
@@ -103,6 +105,7 @@ class SyncState(Generic[H]):
         _refuse_running_loop()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            self._loop.set_exception_handler(self._note_alarm)
         self._depth += 1
         try:
             self._handle = self._run(self._entered.__aenter__)
@@ -198,7 +201,7 @@ class SyncState(Generic[H]):
         task: asyncio.Task[T] | None = None
         try:
             task = self._loop.create_task(call())
-            return self._loop.run_until_complete(task)
+            return self._complete(self._loop, task)
         except BaseException:
             if task is None or not task.done():
                 # An alarm, as of execution_timeout, leaves it half way, and the loop runs again when the state is left.
@@ -215,9 +218,36 @@ class SyncState(Generic[H]):
             loop, self._loop = self._loop, None
             cut_short, self._cut_short = self._cut_short, set()
             if cut_short:
-                loop.run_until_complete(asyncio.wait(cut_short, timeout=self._entered._settings.exit_timeout))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+                ended = asyncio.wait(cut_short, timeout=self._entered._settings.exit_timeout)
+                self._complete(loop, loop.create_task(ended))
+            self._complete(loop, loop.create_task(loop.shutdown_asyncgens()))
             loop.close()
+
+    def _complete(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
+        """Run the event loop until a task is done, or an alarm has been raised, be it in one of the loop's callbacks.
+
+        Not `run_until_complete`: it never returns where an alarm is raised in the callback that ends it.
+        """
+        stop = despite_alarms(lambda _: loop.stop())
+        task.add_done_callback(stop)
+        try:
+            while not task.done() and self._alarm is None:
+                loop.run_forever()
+        finally:
+            task.remove_done_callback(stop)
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            raise alarm
+        return task.result()
+
+    def _note_alarm(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what the handler of an alarm has raised in a callback, which asyncio would log and forget."""
+        error = context.get("exception")
+        if error is None or isinstance(error, Exception):
+            loop.default_exception_handler(context)
+        else:
+            self._alarm = error
+            loop.stop()
 
 
 class SyncTaskState(SyncState[TaskState]):
