@@ -28,6 +28,7 @@ from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.stores.airflow import trigger_channel
 from async_task_state.sync import SyncTaskState
+from async_task_state.text import told
 from async_task_state.wire import carried, check_payload
 
 if TYPE_CHECKING:
@@ -172,8 +173,8 @@ class CheckpointTrigger(BaseTrigger):
             raise
         except BaseException as error:
             if not await self._is_fenced(error):
-                if (told := carried(error)) is not error:
-                    raise told from None
+                if (escaped := carried(error)) is not error:
+                    raise escaped from None
                 raise
             self.log.info(
                 "another trigger or a later attempt has taken over: ending without an event (%s)", error
@@ -196,7 +197,11 @@ class CheckpointTrigger(BaseTrigger):
 
     def _note_killed(self, killing: asyncio.Future[None]) -> None:
         if not killing.cancelled() and (error := killing.exception()) is not None:
-            self.log.error("on_kill has failed: %r", error)
+            self.log.error(
+                "on_user_kill has failed, and is not called again: %s",
+                told(error, repr),
+                exc_info=carried(error),
+            )
 
     async def _kill(self) -> None:
         state = self._state
@@ -331,8 +336,8 @@ def _noting_events(run: Callable[..., Any]) -> Callable[..., Any]:
                     claims.forget_trigger(self._state)
                     yield event
         except Exception as error:
-            if (told := carried(error)) is not error:
-                raise told from None
+            if (escaped := carried(error)) is not error:
+                raise escaped from None
             raise
 
     run_and_note.notes_events = True  # type: ignore[attr-defined]
