@@ -276,10 +276,11 @@ class Writer(StoreThread):
         self._flights = [pending.take() for pending in self._saving]
 
     async def _save(self) -> None:
-        if self._patience is None:
-            self._patience = Patience(self._settings.outage_timeout)
-            self._watchdog.set(self._patience.ends)
-        self._patience.begin()
+        patience = self._patience or Patience(self._settings.outage_timeout)
+        if self._patience is None or self._watchdog.moment != NEVER:
+            self._watchdog.set(patience.ends)
+        self._patience = patience
+        patience.begin()
         flights = self._flights
         try:
             with listening(self._put_off_outage):
@@ -315,8 +316,6 @@ class Writer(StoreThread):
         """Save later, because the store cannot serve."""
         if self._patience is not None:
             self._patience.fail()
-            if self._watchdog.moment != NEVER:
-                self._watchdog.set(self._patience.ends)
         if not isinstance(error, StoreError):
             log.error("the store raised what a store must not raise", exc_info=error)
         elif self._away_because is None:

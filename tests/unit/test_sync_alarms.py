@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio.base_events
 import asyncio.events
+import gc
 import itertools
 import logging
 import signal
@@ -47,7 +48,10 @@ def _alarms(monkeypatch):
     handler = signal.signal(signal.SIGALRM, raise_alarm)
     # What asyncio caught is logged where it would be lost.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Python itself loses what is raised in __del__, as in that of an event loop of an earlier test.
+    gc.disable()
     yield
+    gc.enable()
     sys.setprofile(None)
     signal.setitimer(signal.ITIMER_REAL, 0)
     logging.getLogger("asyncio").setLevel(logging.NOTSET)
