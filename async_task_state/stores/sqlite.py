@@ -11,7 +11,7 @@ import sqlite3
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiosqlite
 
@@ -27,7 +27,7 @@ from async_task_state.stores.sqlite_file import (
     own_files,
     provide,
 )
-from async_task_state.stores.sqlite_hop import close, forsake, has_ended, hop, watch_thread
+from async_task_state.stores.sqlite_hop import close, connect, forsake, has_ended, hop
 
 if TYPE_CHECKING:
     import os
@@ -179,15 +179,7 @@ class SQLiteStore:
             db = aiosqlite.connect(
                 uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS, check_same_thread=False
             )
-            # aiosqlite before 0.22, which older Airflows ask for, is the thread itself.
-            thread: Any = getattr(db, "_thread", db)
-            watch_thread(db, thread)
-            try:
-                await db
-            except sqlite3.Error:
-                # It answers this loop as it ends.
-                thread.join()
-                raise
+            await connect(db)
             try:
                 await hop(db, sqlite_sql.prepare, self.path)
             except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -12,11 +13,11 @@ from weakref import WeakKeyDictionary
 from async_task_state.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     import aiosqlite
 
-__all__ = ["close", "forsake", "has_ended", "hop", "watch_thread"]
+__all__ = ["close", "connect", "forsake", "has_ended", "hop"]
 
 T = TypeVar("T")
 
@@ -42,8 +43,26 @@ class _Watched:
 _watched: Final[WeakKeyDictionary[aiosqlite.Connection, _Watched]] = WeakKeyDictionary()
 
 
-def watch_thread(db: aiosqlite.Connection, thread: Any) -> None:
-    """Be told by a thread that has not begun yet when a fault ends it, and let no process wait for it."""
+async def connect(db: aiosqlite.Connection) -> None:
+    """Begin a connection's thread, which no process waits for, and open the database on it.
+
+    Raises:
+        StoreUnavailableError: The thread has ended.
+        sqlite3.Error: The database cannot be opened.
+    """
+    # aiosqlite before 0.22, which older Airflows ask for, is the thread itself.
+    thread: Any = getattr(db, "_thread", db)
+    _watch(db, thread)
+    try:
+        await _told(db, _begin(db))
+    except sqlite3.Error:
+        # It answers this loop as it ends.
+        thread.join()
+        raise
+
+
+def _watch(db: aiosqlite.Connection, thread: Any) -> None:
+    """Be told by a thread that has not begun yet when a fault ends it."""
     loop, run = asyncio.get_running_loop(), thread.run
     watched = _watched[db] = _Watched()
 
@@ -86,11 +105,32 @@ async def hop(db: aiosqlite.Connection, work: Callable[..., T], *args: object) -
 
 async def close(db: aiosqlite.Connection) -> None:
     """Close a connection; from here where its thread has ended, or its locks would stay."""
+    connection = db._connection  # noqa: SLF001
     if not has_ended(db):
-        await db.close()
-    elif db._connection is not None:  # noqa: SLF001
-        connection, db._connection = db._connection, None  # noqa: SLF001
+        with contextlib.suppress(StoreUnavailableError):
+            await _told(db, db.close())
+    if has_ended(db) and connection is not None:
+        db._connection = None  # noqa: SLF001
         connection.close()
+
+
+async def _begin(db: aiosqlite.Connection) -> None:
+    await db
+
+
+async def _told(db: aiosqlite.Connection, call: Coroutine[Any, Any, None]) -> None:
+    """Await what aiosqlite does by itself, or hear that the thread has ended."""
+    watched = _watched[db]
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    task = asyncio.ensure_future(call)
+    watched.waiting.add(ended)
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await (task if task.done() else ended)
+    finally:
+        watched.waiting.discard(ended)
+        ended.cancel()
+        task.cancel()
 
 
 def forsake(db: aiosqlite.Connection) -> None:

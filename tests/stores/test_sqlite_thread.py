@@ -19,9 +19,12 @@ class Ends(logging.Filter):
     """Raises once in each step of aiosqlite's thread, which ends it: the second time nothing catches it."""
 
     left = 2
+    skip = 0
 
     def filter(self, record):
-        if threading.current_thread().name != "MainThread" and self.left:
+        if threading.current_thread().name != "MainThread" and self.skip:
+            self.skip -= 1
+        elif threading.current_thread().name != "MainThread" and self.left:
             self.left -= 1
             raise MemoryError
         return True
@@ -46,7 +49,12 @@ def noisy():
     logger = logging.getLogger("aiosqlite")
     level, ends = logger.level, Ends()
     logger.setLevel(logging.DEBUG)
-    yield lambda: logger.addFilter(ends)
+
+    def begin(skip=0):
+        ends.skip = skip
+        logger.addFilter(ends)
+
+    yield begin
     logger.removeFilter(ends)
     logger.setLevel(level)
 
@@ -77,3 +85,32 @@ def test_g5_what_comes_after_the_threads_end_has_a_new_one(settings):
         assert await asyncio.wait_for(look(settings), PATIENCE) == {"a": 1, "b": 2}
 
     asyncio.run(work())
+
+
+def test_g5_a_thread_that_ends_as_it_connects_is_followed_by_a_new_one(settings, noisy):
+    async def work():
+        noisy()
+        async with make_state(settings) as state:
+            await asyncio.wait_for(state.set("a", 1), PATIENCE)
+        assert await look(settings) == {"a": 1}
+
+    asyncio.run(asyncio.wait_for(work(), PATIENCE))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_g1_a_thread_that_ends_as_it_closes_leaves_the_database_to_others(settings, noisy, steps):
+    """At its first step it closes the database, at its second it stops."""
+
+    async def work():
+        async with make_state(settings) as state:
+            await state.set("a", 1)
+        store = writer_for(settings.dsn, settings).store
+        noisy(skip=2 * (steps - 1))
+        await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(store.close(), writer_for(settings.dsn, settings).loop)
+        )
+        async with make_state(settings) as state:
+            assert await state.get("a") == 1
+            await state.set("b", 2)
+
+    asyncio.run(asyncio.wait_for(work(), PATIENCE))

@@ -16,6 +16,9 @@ from async_task_state.processes import is_alive
 
 FILES = 2000
 
+# Each starts an Airflow of its own.
+pytestmark = pytest.mark.timeout(300)
+
 
 class Demo:
     """A running demo, its lines as they come, and every process it has had."""
