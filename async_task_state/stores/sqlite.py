@@ -28,6 +28,7 @@ from async_task_state.stores.sqlite_file import (
     provide,
 )
 from async_task_state.stores.sqlite_hop import close, connect, forsake, has_ended, hop
+from async_task_state.stores.sqlite_text import NOT_UTF8, with_damaged_text
 
 if TYPE_CHECKING:
     import os
@@ -149,6 +150,8 @@ class SQLiteStore:
                 try:
                     return await hop(db, call, *args)
                 except sqlite3.OperationalError as error:
+                    if NOT_UTF8 in str(error):
+                        return await hop(db, with_damaged_text, call, *args)
                     if FULL not in str(error):
                         raise
                     self._is_full = True

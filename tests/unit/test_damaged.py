@@ -346,8 +346,10 @@ def test_a_watch_names_what_it_cannot_read(key, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["value", "work", "fail"])
-@pytest.mark.parametrize("bad", ["{", DEEP, b"\xff\xfe"])
-def test_commands_name_it_and_clear_removes_it(tmp_path, capsys, kind, bad):
+@pytest.mark.parametrize(
+    ("bad", "as_"), [("{", "TEXT"), (DEEP, "TEXT"), (b"\xff\xfe", "TEXT"), (b"\xff\xfe", "BLOB")]
+)
+def test_commands_name_it_and_clear_removes_it(tmp_path, capsys, kind, bad, as_):
     dsn = f"sqlite:///{tmp_path}/state.db"
 
     async def fill():
@@ -359,7 +361,8 @@ def test_commands_name_it_and_clear_removes_it(tmp_path, capsys, kind, bad):
     run(fill())
     key = {"value": "n"}.get(kind, f"__ats:{kind}:files")
     with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
-        assert db.execute("UPDATE entry SET value = ? WHERE key LIKE ?", (bad, f"{key}%")).rowcount == 1
+        update = f"UPDATE entry SET value = CAST(? AS {as_}) WHERE key LIKE ?"
+        assert db.execute(update, (bad, f"{key}%")).rowcount == 1
     for command in ("show", "watch"):
         assert cli.main([command, "dag", "run", "task", "--dsn", dsn]) == 1
         error = capsys.readouterr().err
