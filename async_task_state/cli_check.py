@@ -133,7 +133,7 @@ def _check(name: str, ask: Callable[[], str]) -> Check:
 
 def _settings() -> str:
     settings = load_settings()
-    from airflow.configuration import conf  # noqa: PLC0415 - load_settings() has taken the second it takes
+    from airflow.configuration import conf  # noqa: PLC0415 - takes two seconds, so only when asked
 
     options = [option.name for option in fields(Settings) if option.name != "dsn"]
     known = ["dsn", "conn_id", *options]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from async_task_state.configuration import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from airflow.configuration import AirflowConfigParser
+    from async_task_state.configuration import Config
 
 __all__ = ["misspelt"]
 
-WAYS: Final = ("_cmd", "_secret")
-"""How the names end of options that say where a value is found."""
 
-
-def misspelt(conf: AirflowConfigParser, section: str, options: Collection[str]) -> Iterator[str]:
+def misspelt(conf: Config, section: str, options: Collection[str]) -> Iterator[str]:
     """A line for each option of the section that there is not, and for each section that is nearly its name.
 
     Args:
@@ -42,5 +41,5 @@ def misspelt(conf: AirflowConfigParser, section: str, options: Collection[str]) 
             yield f"[{section}] {option} is read by nothing: {hint}"
 
 
-def _options(conf: AirflowConfigParser, section: str) -> list[str]:
+def _options(conf: Config, section: str) -> list[str]:
     return list(conf.options(section)) if conf.has_section(section) else []

@@ -9,11 +9,15 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
+from async_task_state.configuration import plain_config
 from async_task_state.errors import InvalidArgumentError, SettingsError
 from async_task_state.logs import Log
 from async_task_state.misspelt import misspelt
+
+if TYPE_CHECKING:
+    from async_task_state.configuration import Config
 
 __all__ = [
     "NEVER_EXPIRE",
@@ -27,7 +31,10 @@ __all__ = [
     "is_number",
     "load_settings",
     "retention_seconds",
+    "settings_in",
 ]
+
+T = TypeVar("T")
 
 log = Log(__name__)
 
@@ -38,6 +45,8 @@ LOCAL_EXECUTORS: Final = frozenset(
 )
 
 ON_CLEAR: Final = ("restart", "resume")
+
+_TRUTHS: Final = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 
 _PROTOCOL: Final = re.compile(r"[a-z][a-z0-9+._-]*")
 
@@ -132,30 +141,36 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: An option is not of its type or out of range.
     """
-    from airflow.configuration import AIRFLOW_HOME  # noqa: PLC0415 - takes a second, so only when asked
-    from airflow.exceptions import AirflowConfigException  # noqa: PLC0415 - as above
+    plain = plain_config(SECTION)
+    if plain is not None:
+        return settings_in(plain, plain.home)
+    from airflow.configuration import AIRFLOW_HOME  # noqa: PLC0415 - takes two seconds, so only when it must be asked
 
     from async_task_state.compat import config_with  # noqa: PLC0415 - as above
 
-    conf = config_with(SECTION, "dsn")
-    for line in misspelt(conf, SECTION, {*DEFAULTS, "dsn", "conn_id"}):
+    return settings_in(config_with(SECTION, "dsn"), AIRFLOW_HOME)
+
+
+def settings_in(config: Config, home: str) -> Settings:
+    """The settings that a config has.
+
+    Args:
+        config: Airflow's, or what stands for it.
+        home: AIRFLOW_HOME.
+
+    Raises:
+        SettingsError: As `load_settings`.
+    """
+    for line in misspelt(config, SECTION, {*DEFAULTS, "dsn", "conn_id"}):
         log.warning("%s", line)
     values: dict[str, Any] = {}
     for name, default in DEFAULTS.items():
-        if isinstance(default, bool):
-            try:
-                values[name] = conf.getboolean(SECTION, name, fallback=default)
-            except AirflowConfigException as error:
-                raise SettingsError(f"[{SECTION}] {name} must be true or false: {error}") from None
-            continue
-        text = conf.get(SECTION, name, fallback=str(default))
-        try:
-            values[name] = type(default)(text)
-        except ValueError:
-            kind = "a whole number" if isinstance(default, int) else "a number"
-            raise SettingsError(f"[{SECTION}] {name} must be {kind}, not {text!r}") from None
+        text = config.get(SECTION, name, fallback=str(default))
+        values[name] = (
+            _truth(name, text) if isinstance(default, bool) else _of_type(type(default), name, text)
+        )
     # What a command or a secret file prints ends with a newline.
-    dsn, conn_id = (conf.get(SECTION, name, fallback="").strip() for name in ("dsn", "conn_id"))
+    dsn, conn_id = (config.get(SECTION, name, fallback="").strip() for name in ("dsn", "conn_id"))
     if dsn and conn_id:
         raise SettingsError(
             f"[{SECTION}] dsn and conn_id are both set: each says where state is kept, so keep one"
@@ -163,8 +178,24 @@ def load_settings() -> Settings:
     if conn_id:
         dsn = f"conn_id:{conn_id}"
     elif not dsn:
-        dsn = f"sqlite:///{Path(AIRFLOW_HOME, 'async_task_state.db')}"
+        dsn = f"sqlite:///{Path(home, 'async_task_state.db')}"
     return Settings(dsn=dsn, **values)
+
+
+def _truth(name: str, text: str) -> bool:
+    """A truth value as Airflow reads one."""
+    word = text.partition("#")[0].strip().lower()
+    if word not in _TRUTHS:
+        raise SettingsError(f"[{SECTION}] {name} must be true or false, not {text!r}")
+    return _TRUTHS[word]
+
+
+def _of_type(kind: type[T], name: str, text: str) -> T:
+    try:
+        return kind(text)  # type: ignore[call-arg]
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"[{SECTION}] {name} must be {what}, not {text!r}") from None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import tempfile
@@ -136,7 +137,7 @@ def role(postgres):
 @pytest.fixture(scope="session")
 def _airflow_imported():
     """It logs for ever to what is stderr when it is imported, which must not be one test's."""
-    load_settings()
+    importlib.import_module("async_task_state.compat")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
