@@ -7,7 +7,6 @@ What was reported is remembered as digests, 12 bytes a file that is still there.
 
 from __future__ import annotations
 
-import logging
 import time
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from anyio import to_thread
 from async_task_state.digests import DIGEST_BYTES, SEGMENT_ITEMS, each_of
 from async_task_state.errors import InvalidArgumentError, StaleWriterError
 from async_task_state.listing import Lookout
+from async_task_state.logs import Log
 from async_task_state.records import damaged, reading
 from async_task_state.settings import check_seconds, is_number
 from async_task_state.sources import check_source
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrivals", "Watch"]
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 REPORTED: Final = "reported:"
 """The keys of what was reported, 256 digests each."""

@@ -10,7 +10,7 @@ import sys
 from contextlib import redirect_stdout
 from importlib.metadata import version
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
 
 from rich.text import Text
 
@@ -79,16 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _common() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument on one line, whatever is in it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(plain(message))
+
+
+def _common() -> _Parser:
     """The options that may stand before the command or after it; made anew for each, for argparse shares them."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--dsn", help="the store; without it the one that Airflow's configuration names")
     common.add_argument("--json", action="store_true", help="print JSON")
     return common
 
 
 def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="async-task-state",
         description="The state that triggers and async tasks keep: list it, look at it, watch it grow, clear it.",
         parents=[_common()],

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from async_task_state.commands import shell_word
+from async_task_state.commands import shell_command
 from async_task_state.connections import resolved_here
 from async_task_state.errors import AsyncTaskStateError, SettingsError, StoreError
 from async_task_state.lifetime import lent_store
@@ -237,7 +237,7 @@ def _file(database: Path) -> str:
         named = ", ".join(f"{file} {mode:04o}" for file, mode in modes.items())
         raise StoreError(
             f"others than its owner may read what is stored ({named}): as the user with the id"
-            f" {database.stat().st_uid} run chmod 600 {' '.join(shell_word(str(file)) for file in modes)}"
+            f" {database.stat().st_uid} run {shell_command('chmod', '600', *map(str, modes))}"
         )
     check_names(database)
     return "its owner's alone"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from async_task_state.text import plain
 
 if TYPE_CHECKING:
     from async_task_state.results import WorkSummary
@@ -45,7 +47,12 @@ __all__ = [
 
 
 class AsyncTaskStateError(Exception):
-    """The root of every error this library raises."""
+    """The root of every error this library raises; its text is one line, because ids and keys may hold anything."""
+
+    _kept_characters: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        return plain(super().__str__(), self._kept_characters)
 
 
 class AlreadyOpenError(AsyncTaskStateError, RuntimeError):
@@ -58,6 +65,8 @@ class AsyncWithNeededError(AsyncTaskStateError, TypeError):
 
 class EscapedError(AsyncTaskStateError):
     """Stands for an error whose text neither Airflow nor a log can carry; the message is its traceback, escaped."""
+
+    _kept_characters = "\n\t"
 
 
 class EventLoopRunningError(AsyncTaskStateError, RuntimeError):
@@ -213,4 +222,4 @@ class WorkFailedError(AsyncTaskStateError):
 
     def __reduce__(self) -> tuple[type[WorkFailedError], tuple[str, WorkSummary]]:
         """Keep the summary when the error crosses a process boundary."""
-        return type(self), (str(self), self.summary)
+        return type(self), (self.args[0], self.summary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import Parameter
@@ -22,6 +21,7 @@ from async_task_state.errors import (
     SourceNotAllowedError,
     WorkFailedError,
 )
+from async_task_state.logs import Log
 from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
 from async_task_state.sources import check_source, found, modified_before, modified_of
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileWork", "load_processor"]
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 WORK_SET: Final = "files"
 TOTALS: Final = "totals"

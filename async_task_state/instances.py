@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
+
+from async_task_state.logs import Log
 
 if TYPE_CHECKING:
     from async_task_state.scopes import TaskScope
 
 __all__ = ["is_users_kill", "state_in_airflow"]
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 ANSWER_SECONDS: Final = 3.0
 """Less than Airflow gives a process between SIGTERM and SIGKILL."""

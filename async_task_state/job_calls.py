@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from anyio import to_thread
 
 from async_task_state.callables import generates, is_async
 from async_task_state.errors import InvalidArgumentError, JobCallError, UnknownJobStatusError
+from async_task_state.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 __all__ = ["CALLS", "JobCalls", "JobDefinition", "Meaning", "RemoteJob", "mapping_of"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from random import uniform
@@ -23,6 +22,7 @@ from async_task_state.errors import (
 from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
 from async_task_state.job_gone import is_gone
 from async_task_state.leaving import keeping_portal
+from async_task_state.logs import Log
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
 from async_task_state.text import told
 from async_task_state.wire import fitted
@@ -37,7 +37,7 @@ __all__ = ["JobWork", "RemoteJob", "after_clear"]
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 JOB: Final = "job"
 """The key of the job: `id`, `state`, the `status` that was polled last, the `attempt` that submitted it, or saw it running

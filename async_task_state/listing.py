@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
 
 from async_task_state.digests import digest_of
 from async_task_state.errors import SourceNotAllowedError
+from async_task_state.logs import Log
 from async_task_state.places import open_place
 from async_task_state.sources import found, modified_before, modified_of, moment_of
 
@@ -20,7 +20,7 @@ __all__ = ["Lookout", "Version", "look"]
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 BACKOFF_SECONDS: Final = 300.0
 MAX_DOUBLINGS: Final = 16

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Final
 
-from async_task_state.text import plain
+from async_task_state.text import COMMANDING, plain
 from async_task_state.wire import carried
 
 __all__ = ["Log"]
@@ -35,7 +35,7 @@ class Log:
         self._write(logging.INFO, message, args, None)
 
     def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log at WARNING, with the traceback of `exc_info`."""
+        """Log at WARNING, with the traceback of `exc_info`, escaped where a terminal would obey it."""
         self._write(logging.WARNING, message, args, exc_info)
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
@@ -46,7 +46,7 @@ class Log:
         self, level: int, message: str, args: tuple[object, ...], exc_info: BaseException | None
     ) -> None:
         shown = [arg if isinstance(arg, NUMBERS) else _Plain(arg) for arg in args]
-        exc_info = None if exc_info is None else carried(exc_info)
+        exc_info = None if exc_info is None else carried(exc_info, COMMANDING)
         try:
             self._logger.log(level, message, *shown, exc_info=exc_info, stacklevel=3)
         except Exception as trouble:  # noqa: BLE001 - a filter or a handler may raise anything

@@ -19,6 +19,7 @@ from async_task_state.jobs import JobWork, after_clear
 from async_task_state.places import check_allowed, check_base
 from async_task_state.sources import Source, check_source, plain_place, plain_source
 from async_task_state.state import task_state
+from async_task_state.text import plain
 from async_task_state.triggers.files import ProcessFilesTrigger
 from async_task_state.triggers.jobs import RemoteJobTrigger
 
@@ -162,7 +163,7 @@ class ProcessFilesOperator(BaseOperator):
         )
         if result["status"] == "failed" and self.on_error == "raise":
             first = "; ".join(f"{failure['file']}: {failure['error']}" for failure in result["failures"])
-            raise AirflowException(f"{counts}: {first}")
+            raise AirflowException(plain(f"{counts}: {first}"))
         self.log.info("%s", counts)
         return result
 
@@ -373,7 +374,7 @@ class RemoteJobOperator(BaseOperator):
     def _finish(self, outcome: dict[str, Any]) -> Any:
         if outcome["status"] != "success":
             raise JobFailedError(outcome["job_id"], outcome["job_status"])
-        self.log.info("job %r has succeeded: %s", outcome["job_id"], outcome["job_status"])
+        self.log.info("%s", plain(f"job {outcome['job_id']!r} has succeeded: {outcome['job_status']}"))
         return outcome["result"]
 
 

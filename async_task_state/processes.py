@@ -31,6 +31,8 @@ INFORMATION: Final = re.compile(r'\[(info|debug) |"level":"(info|debug)"')
 class SandboxError(AsyncTaskStateError):
     """A process, or the Airflow it belongs to, did not do what was waited for; the message ends with its log."""
 
+    _kept_characters = "\n"
+
 
 class Component:
     """A process and all that it started.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -10,6 +9,7 @@ from async_task_state.codec import CLEARED, MAX_TRIES, encode_changes, is_of_aut
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State
 from async_task_state.kills import TRIGGER, name_trigger, owe
+from async_task_state.logs import Log
 from async_task_state.opened import states_open_here
 from async_task_state.records import author_values
 from async_task_state.scopes import AssetScope, TaskScope, running_task
@@ -27,7 +27,7 @@ __all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "task_state"]
 
 S = TypeVar("S", bound="TaskState")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 OnClear: TypeAlias = "Literal['restart', 'resume'] | Callable[[dict[str, Any]], Mapping[str, Any]]"
 """What comes of a state when a user has cleared its task; a function says what is kept of the values."""

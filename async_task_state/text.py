@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["UNSENDABLE", "plain", "sendable", "told"]
+__all__ = ["COMMANDING", "UNSENDABLE", "plain", "sendable", "told"]
 
 UNSENDABLE: Final = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 cannot encode, or a database's JSON cannot hold."""
 
+COMMANDING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys or takes for the end of a line, in a text of several lines; and what it is not sent."""
 
-def plain(text: str) -> str:
+
+def plain(text: str, keep: str = "") -> str:
     """A text on one line, with what cannot be printed escaped as in a Python literal.
 
     Ids, keys and errors may hold anything: line breaks would forge lines of a log, and a terminal obeys control
-    characters and marks that change the direction of writing.
+    characters and marks that change the direction of writing. What is escaped is not escaped again.
+
+    Args:
+        text: Any.
+        keep: Characters that stay, as the line breaks of a text that has lines of its own.
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
 
 
 def sendable(text: str) -> str:

@@ -40,10 +40,15 @@ def fitted(value: Any) -> Any:
     return value if _unfit_number(value) is None else str(value)
 
 
-def carried(error: BaseException) -> BaseException:
-    """An error itself where Airflow can carry its traceback, else one whose message is that traceback, escaped."""
+def carried(error: BaseException, unfit: re.Pattern[str] = UNSENDABLE) -> BaseException:
+    """An error itself where Airflow can carry its traceback, else one whose message is that traceback, escaped.
+
+    Args:
+        error: Any.
+        unfit: What cannot be carried.
+    """
     text = "".join(format_exception(type(error), error, error.__traceback__))
-    return EscapedError(sendable(text)) if UNSENDABLE.search(text) else error
+    return EscapedError(sendable(text)) if unfit.search(text) else error
 
 
 def check_changes(changes: Mapping[str, Change]) -> None:

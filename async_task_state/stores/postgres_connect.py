@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from async_task_state.logs import Log
 from async_task_state.stores.postgres_line import Connection
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect"]
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 NOT_THIS_ONE: Final = (
     *(OSError, asyncio.TimeoutError),

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from async_task_state.commands import shell_word
+from async_task_state.commands import shell_command
 from async_task_state.errors import StoreError
 
 __all__ = [
@@ -96,7 +96,7 @@ def check_names(path: Path) -> None:
         raise StoreError(
             f"{path} has {names} names (hard links), and processes that open it by different ones corrupt it, because"
             " SQLite keeps a log by the name: remove all names but one, find them with"
-            f" find {shell_word(str(path.parent))} -samefile {shell_word(str(path))}"
+            f" {shell_command('find', str(path.parent), '-samefile', str(path))}"
         )
 
 

@@ -339,7 +339,7 @@ def test_a_watch_names_what_it_cannot_read(key, tmp_path):
         for value in bad:
             store = MemoryStore()
             await store.write(ASSET, {f"w:{key}": (json.dumps(value), None)})
-            with pytest.raises(DamagedRecordError, match=f"w:{key}.*clear --asset lake"):
+            with pytest.raises(DamagedRecordError, match=f"w:{key}.*clear --asset=lake"):
                 await read(store)
 
     run(all_of_them())
