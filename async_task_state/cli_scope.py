@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -11,18 +12,20 @@ from async_task_state.scopes import AssetScope, TaskScope
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Snapshot, Store
 
-__all__ = ["NotFoundError", "add_one", "add_some", "find", "named"]
+__all__ = ["NotFoundError", "add_one", "add_some", "find", "in_its_region", "named"]
 
 ASSET: Final = "\n       %(prog)s (--asset NAME | --asset-uri URI) [options]"
 MAP_INDEX: Final[dict[str, Any]] = {
     "type": int,
     "metavar": "N",
-    "help": "the index of a mapped task; without it the task that is not mapped",
+    "help": "the index of a mapped task, or the iteration of a loop; without it the task that is in neither",
 }
+NAMED: Final = 5
 
 
 class NotFoundError(AsyncTaskStateError):
@@ -74,15 +77,48 @@ async def find(
     """
     if nothing := await absent(dsn):
         raise NotFoundError(nothing)
+    infos = await _beside(store, scope)
+    scope = _placed(scope, infos)
     snapshot = await store.read(scope)
-    ids = (scope.dag_id, scope.run_id, scope.task_id) if isinstance(scope, TaskScope) else ()
-    infos = await store.scopes(*ids)
     info = next((info for info in infos if info.scope == scope), None)
     if snapshot is None or info is None:
-        others = ", ".join(sorted(str(info.scope) for info in infos)[:5]) if ids else ""
+        others = _names(info.scope for info in infos) if isinstance(scope, TaskScope) else ""
         advice = f"; there is for {others} ({hint})" if others else ": see async-task-state list"
         raise NotFoundError(f"nothing is stored for {scope}{advice}")
     return info, snapshot
+
+
+async def in_its_region(store: Store, scope: Scope) -> Scope:
+    """The scope with the region that Airflow 3.4 gives loops and mapped tasks, where only one has that index.
+
+    Raises:
+        NotFoundError: Several have, and none is named.
+    """
+    return _placed(scope, await _beside(store, scope))
+
+
+async def _beside(store: Store, scope: Scope) -> list[ScopeInfo]:
+    ids = (scope.dag_id, scope.run_id, scope.task_id) if isinstance(scope, TaskScope) else ()
+    return await store.scopes(*ids)
+
+
+def _placed(scope: Scope, infos: Iterable[ScopeInfo]) -> Scope:
+    if not isinstance(scope, TaskScope) or scope.region_id is not None:
+        return scope
+    alike = [
+        info.scope
+        for info in infos
+        if isinstance(info.scope, TaskScope) and replace(info.scope, region_id=None) == scope
+    ]
+    if not alike or scope in alike:
+        return scope
+    if len(alike) > 1:
+        raise NotFoundError(f"{scope} is in several regions: {_names(alike)} (say --region-id)")
+    return alike[0]
+
+
+def _names(scopes: Iterable[Scope]) -> str:
+    return ", ".join(sorted(map(str, scopes))[:NAMED])
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
@@ -93,4 +129,6 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
     assets.add_argument(
         "--asset-uri", metavar="URI", help="the same by its URI, where that was all that was known"
     )
-    parser.add_argument("--region-id", type=UUID, metavar="UUID", help="the loop region of a task in one")
+    parser.add_argument(
+        "--region-id", type=UUID, metavar="UUID", help="the region, where several have that index"
+    )

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_task_state.cli_check import no_database
+from async_task_state.cli_scope import in_its_region
 from async_task_state.cli_views import (
     by_item,
     clock,
@@ -78,6 +79,9 @@ async def _look(dsn: str, store: Store, view: WatchView) -> str | None:
         return f"waiting: {absent}"
     try:
         snapshot = await store.read(view.scope)
+        if snapshot is None:
+            view.scope = await in_its_region(store, view.scope)
+            snapshot = await store.read(view.scope)
     except StoreUnavailableError as error:
         return f"trying again: {error}"
     if snapshot is None:

@@ -187,6 +187,47 @@ def test_a_region_narrows_it(run, states, left):
     assert run("clear", "dag", "run", "one", "--all-map-indexes", "--region-id", region, "--yes")[0] == 1
 
 
+@pytest.fixture
+def in_regions(fill):
+    """What Airflow 3.4 has of two mapped tasks, of which one is in a loop."""
+    for index in range(2):
+        fill(TaskScope("dag", "run", "mapped", index, UUID(int=1)), rows=index, done=1)
+        for region in (2, 3):
+            fill(TaskScope("dag", "run", "looped", index, UUID(int=region)), rows=region)
+
+
+def test_a_state_in_a_region_is_shown_without_naming_it(run, in_regions):
+    shown = json.loads(run("show", "dag", "run", "mapped", "--map-index", "1", "--json")[1])
+    assert (shown["values"], shown["region_id"]) == ({"rows": 1}, str(UUID(int=1)))
+    code, _, err = run("show", "dag", "run", "mapped")
+    assert (code, "there is for dag/run/mapped[0]@" in err, "(say --map-index)" in err) == (1, True, True)
+
+
+def test_a_state_in_a_region_is_watched_without_naming_it(run, in_regions):
+    out = run("watch", "dag", "run", "mapped", "--map-index", "1", "--until", "1", "--json")[1]
+    assert json.loads(out)["region_id"] == str(UUID(int=1))
+
+
+def test_a_state_in_a_region_is_cleared_without_naming_it(run, in_regions, left):
+    assert run("clear", "dag", "run", "mapped", "--map-index", "1", "--yes")[0] == 0
+    assert [task for _, task, _, _ in left()] == 4 * ["looped"] + ["mapped"]
+
+
+@pytest.mark.parametrize("command", [("show",), ("watch", "--until", "1"), ("clear", "--yes")])
+def test_g8_of_several_regions_one_is_to_be_named(run, in_regions, left, command):
+    command, *options = command
+    ids = ("dag", "run", "looped", "--map-index", "1")
+    code, _, err = run(command, *ids, *options)
+    named = ", ".join(f"dag/run/looped[1]@{UUID(int=region)}" for region in (2, 3))
+    assert (code, err) == (
+        1,
+        f"error: dag/run/looped[1] is in several regions: {named} (say --region-id)\n",
+    )
+    assert len(left()) == 6
+    shown = json.loads(run("show", *ids, "--region-id", str(UUID(int=3)), "--json")[1])
+    assert shown["values"] == {"rows": 3}
+
+
 def test_one_index_is_cleared_alone(run, states, left):
     assert run("clear", "dag", "run", "many", "--map-index", "1", "--yes")[0] == 0
     assert left() == sorted(OTHER + ONE + [state for state in MANY if state[2] != 1])
