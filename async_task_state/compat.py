@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-
-from airflow.configuration import conf
-from airflow.triggers.base import BaseEventTrigger
+from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from airflow.configuration import AirflowConfigParser
 
-__all__ = ["CONFIRMS_EVENTS", "NAMES_WATCHED_ASSETS", "config_with", "watched_assets"]
+__all__ = [
+    "config_with",
+    "confirms_events",
+    "names_watched_assets",
+    "place_in_region",
+    "watched_assets",
+]
 
-CONFIRMS_EVENTS: Final = hasattr(BaseEventTrigger, "create_shared_stream_producer")
-"""Whether an event trigger is told that its event is in Airflow's database: since 3.3."""
+NO_REGION: Final = UUID(int=0)
 
-NAMES_WATCHED_ASSETS: Final = CONFIRMS_EVENTS
-"""Whether an event trigger is told which assets it watches; the same version brought both."""
+
+def place_in_region(task_instance: Any) -> tuple[int, UUID | None]:
+    """The index that tells a task instance from others of its task, and the region in which it does; None outside of one.
+
+    Since Airflow 3.4 every loop has a region, and every expansion of a mapped task. All iterations of a loop have the
+    map index -1.
+
+    Args:
+        task_instance: A worker's, a trigger's, or the scope that Airflow makes of one.
+    """
+    region = getattr(task_instance, "region_id", None)
+    if region == NO_REGION:
+        region = None
+    index = None if region is None else getattr(task_instance, "region_index", None)
+    if index is None:
+        index = getattr(task_instance, "map_index", None)
+    return -1 if index is None else index, region
+
+
+def confirms_events() -> bool:
+    """Whether an event trigger is told that its event is in Airflow's database: since 3.3."""
+    from airflow.triggers.base import BaseEventTrigger  # noqa: PLC0415 - takes a second
+
+    return hasattr(BaseEventTrigger, "create_shared_stream_producer")
+
+
+def names_watched_assets() -> bool:
+    """Whether an event trigger is told which assets it watches; the same version brought both."""
+    return confirms_events()
 
 
 def config_with(section: str, option: str) -> AirflowConfigParser:
@@ -26,6 +56,8 @@ def config_with(section: str, option: str) -> AirflowConfigParser:
 
     Airflow 3.1 knows what providers say of their options in its own commands only, until it is told to look.
     """
+    from airflow.configuration import conf  # noqa: PLC0415 - takes a second
+
     if (section, option) not in conf.sensitive_config_values:
         from airflow.providers_manager import ProvidersManager  # noqa: PLC0415 - of Airflow 3.1 only
 

@@ -53,7 +53,8 @@ async def state_in_airflow(scope: TaskScope) -> str | None:
         dag_id=scope.dag_id,
         run_ids=[scope.run_id],
         task_ids=[scope.task_id],
-        map_index=scope.map_index if scope.map_index >= 0 else None,
+        # A task in a loop has no index by which it could be asked for.
+        map_index=scope.map_index if scope.map_index >= 0 and scope.region_id is None else None,
     )
     asking = asyncio.ensure_future(comms.asend(question))
     asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
@@ -64,5 +65,8 @@ async def state_in_airflow(scope: TaskScope) -> str | None:
         log.warning("Airflow does not say in which state %s is: %s", scope, why)
         return None
     tasks = asking.result().task_states.get(scope.run_id, {})
-    name = scope.task_id if scope.map_index < 0 else f"{scope.task_id}_{scope.map_index}"
-    return str(tasks[name] or "none") if name in tasks else "removed"
+    names = [] if scope.map_index < 0 else [f"{scope.task_id}_{scope.map_index}"]
+    if scope.map_index < 0 or scope.region_id is not None:
+        # Of a loop Airflow tells the state of the latest iteration.
+        names.append(scope.task_id)
+    return next((str(tasks[name] or "none") for name in names if name in tasks), "removed")

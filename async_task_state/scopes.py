@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from async_task_state.compat import place_in_region
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.runs import Run, run_of
 from async_task_state.text import plain
@@ -25,7 +26,6 @@ __all__ = [
     "scope_of",
 ]
 
-NO_REGION = UUID(int=0)
 MAX_ID_CHARS = 250
 MAX_ASSET_CHARS = 1500
 MAX_SCOPE_BYTES = 2600
@@ -48,8 +48,8 @@ class TaskScope:
         dag_id: The DAG.
         run_id: The DAG run.
         task_id: The task.
-        map_index: The index of a mapped task, -1 for one that is not mapped.
-        region_id: The loop region that Airflow 3.4 puts a task in; None outside one.
+        map_index: The index of a mapped task, or the iteration of a loop; -1 for a task that is in neither.
+        region_id: The region that Airflow 3.4 gives a loop and a mapped task; None outside of one.
 
     Raises:
         InvalidArgumentError: An id is not a string, empty, or longer than Airflow allows (250
@@ -108,15 +108,7 @@ class TaskScope:
             dag_id, run_id, task_id = source.dag_id, source.run_id, source.task_id
         except AttributeError as error:
             raise InvalidArgumentError(f"a {type(source).__name__} names no task instance: {error}") from None
-        map_index = getattr(source, "map_index", -1)
-        region = getattr(source, "region_id", None)
-        return cls(
-            dag_id,
-            run_id,
-            task_id,
-            -1 if map_index is None else map_index,
-            None if region is None or region == NO_REGION else region,
-        )
+        return cls(dag_id, run_id, task_id, *place_in_region(source))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,9 @@ def pytest_addoption(parser):
         help="how many deferred tasks tests/airflow clears or marks, each way",
     )
     parser.addoption(
-        "--older-airflows",
+        "--other-airflows",
         action="store_true",
-        help="install older Airflows in environments of their own and run a part of the tests there, 3 minutes each",
+        help="install older Airflows and the next one in environments of their own and run a part of the tests there, 3 to 6 minutes each",
     )
     parser.addoption("--seed", type=int, help="the seed of the first kill; random when not given")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from async_task_state.arrivals import Watch
-from async_task_state.compat import CONFIRMS_EVENTS, NAMES_WATCHED_ASSETS, watched_assets
+from async_task_state.compat import confirms_events, names_watched_assets, watched_assets
 from async_task_state.digests import digest_of
 from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
 from async_task_state.places import check_before_sending
@@ -90,7 +90,7 @@ class NewFilesTrigger(BaseEventTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         if asset is not None:
             AssetScope(asset)
-        elif not NAMES_WATCHED_ASSETS:
+        elif not names_watched_assets():
             raise InvalidArgumentError(
                 "this version of Airflow does not tell a trigger which asset it watches: give its name as asset="
             )
@@ -168,7 +168,7 @@ class NewFilesTrigger(BaseEventTrigger):
 
     def shared_stream_key(self) -> Hashable | None:
         """Makes Airflow run this trigger in the mode in which it says what has become of an event; shares nothing."""
-        if not CONFIRMS_EVENTS:
+        if not confirms_events():
             return None
         # Airflow makes the producer next, in this context, and does not tell it for whom.
         _starting.set(self)

@@ -93,7 +93,7 @@ async def run_trigger(
         when: Called with the open state until it is true; then the trigger is stopped. It is called at every turn of
             the event loop, and every call that records gives one; those of several tasks, as in `WorkSet.process`,
             may share one, so compare with `>=` there. None stops it as soon as its state is open.
-        scope: The task it belongs to.
+        scope: The task it belongs to; one with a region is an iteration of a loop, whose number is its `map_index`.
         attempt: That task's try number.
         run: Which of the runs made under the same id: a higher number is one that was made again after the earlier one
             was deleted, and starts over.
@@ -142,8 +142,10 @@ def _rebuild(trigger: CheckpointTrigger, scope: TaskScope, attempt: int, run: in
         dag_id=scope.dag_id,
         run_id=scope.run_id,
         task_id=scope.task_id,
-        map_index=scope.map_index,
+        # As in a loop: the index in the region is what tells iterations apart.
+        map_index=scope.map_index if scope.region_id is None else -1,
         region_id=scope.region_id,
+        region_index=scope.map_index,
         try_number=attempt,
     )
     running.task_instance = task_instance

@@ -1,4 +1,4 @@
-"""Tests of the other folders, run again with the oldest Airflows that work, each in an environment of its own."""
+"""Tests of the other folders, run again with the oldest Airflows that work and with the next one, each in an environment of its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ QUICK = [
     "tests/unit/test_connections.py",
     "tests/unit/test_files.py",
     "tests/unit/jobs",
+    "tests/unit/test_regions.py",
     "tests/unit/test_runs.py",
     "tests/unit/test_runs_made_again.py",
     "tests/unit/places/test_base.py",
@@ -42,13 +43,14 @@ REAL = [
     "tests/airflow/test_real_new_files.py::test_every_file_is_in_exactly_one_event_though_triggerers_die",
     "tests/airflow/test_real_settings.py::test_airflow_lists_the_provider_and_its_plugin",
 ]
+LOOPS = "tests/airflow/test_real_loops.py"
 KILLED_TASK = "tests/airflow/test_real_tasks.py::test_g2_a_killed_task_resumes_in_its_retry"
 OPTIONS = [
     "-p",
     "no:cacheprovider",
     "--deaths",
     "1",
-    # What an older Airflow is warned of by newer libraries is not ours to mend.
+    # What Airflow and the libraries of another version warn of is not ours to mend.
     "-W",
     "ignore",
     # The event loops of callers are the same with every Airflow.
@@ -65,8 +67,8 @@ pytestmark = pytest.mark.timeout(1000)
 @pytest.fixture
 def pass_on(request, tmp_path):
     """Runs tests with another Airflow."""
-    if not request.config.getoption("--older-airflows"):
-        pytest.skip("--older-airflows runs it")
+    if not request.config.getoption("--other-airflows"):
+        pytest.skip("--other-airflows runs it")
     python = tmp_path / "bin" / "python"
 
     def pass_on(requirements, tests):
@@ -88,7 +90,7 @@ def install(python, requirements):
         run([*pip, "--no-compile", *requirements], INSTALL_SECONDS)
     except subprocess.CalledProcessError as error:
         if "(from versions: none)" in error.output and os.environ.get("CI") != "true":
-            pytest.skip("pip reaches no package index, from which an older Airflow could be installed")
+            pytest.skip("pip reaches no package index, from which another Airflow could be installed")
         raise
 
 
@@ -116,3 +118,12 @@ def test_airflow_3_1(pass_on):
 def test_airflow_3_2(pass_on):
     # Its API server does not start with FastAPI 0.137, which it does not rule out.
     pass_on(["apache-airflow==3.2.2", "fastapi<0.137"], [*QUICK, *REAL, f"{KILLED_TASK}[async_task]"])
+
+
+def test_airflow_3_4(pass_on):
+    requirements = [
+        "apache-airflow==3.4.0b2",
+        "apache-airflow-core==3.4.0b2",
+        "apache-airflow-task-sdk==1.4.0b2",
+    ]
+    pass_on(["--pre", *requirements], [*QUICK, *REAL, f"{KILLED_TASK}[async_task]", LOOPS])

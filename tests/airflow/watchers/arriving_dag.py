@@ -6,12 +6,12 @@ import os
 
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
-from async_task_state.compat import NAMES_WATCHED_ASSETS
+from async_task_state.compat import names_watched_assets
 from async_task_state.triggers import NewFilesTrigger
 
 trigger = NewFilesTrigger(
     f"{os.environ['AIRFLOW_HOME']}/arriving",
-    asset=None if NAMES_WATCHED_ASSETS else "arriving",
+    asset=None if names_watched_assets() else "arriving",
     poll_interval=0.2,
     settle=0.2,
     sample=100,

@@ -242,7 +242,7 @@ async def test_every_file_is_in_exactly_one_event_over_200_restarts(start, folde
 
 
 async def test_before_airflow_33_an_event_is_confirmed_after_a_while(make_trigger, folder, monkeypatch):
-    monkeypatch.setattr(newfiles, "CONFIRMS_EVENTS", False)
+    monkeypatch.setattr(newfiles, "confirms_events", lambda: False)
     put(folder, "a")
     first = make_trigger()
     assert first.shared_stream_key() is None
@@ -306,7 +306,7 @@ async def test_in_airflows_own_store_the_state_is_the_assets(monkeypatch):
 
 
 async def test_g8_a_version_of_airflow_that_names_no_asset_needs_one(monkeypatch):
-    monkeypatch.setattr(newfiles, "NAMES_WATCHED_ASSETS", False)
+    monkeypatch.setattr(newfiles, "names_watched_assets", lambda: False)
     with pytest.raises(InvalidArgumentError, match="asset="):
         NewFilesTrigger("/x")
     NewFilesTrigger("/x", asset="orders")
