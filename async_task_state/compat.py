@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -15,6 +16,7 @@ __all__ = [
     "confirms_events",
     "names_watched_assets",
     "place_in_region",
+    "releases_moved_triggers",
     "watched_assets",
 ]
 
@@ -37,6 +39,11 @@ def place_in_region(task_instance: Any) -> tuple[int, UUID | None]:
     if index is None:
         index = getattr(task_instance, "map_index", None)
     return -1 if index is None else index, region
+
+
+def releases_moved_triggers() -> bool:
+    """Whether this triggerer drops a trigger that another one has taken over without calling its `on_kill`: since 3.4."""
+    return hasattr(sys.modules.get("airflow.jobs.triggerer_job_runner"), "_REASSIGNED_CANCEL_MSG")
 
 
 def confirms_events() -> bool:

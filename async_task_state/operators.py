@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException
 
 from async_task_state.errors import InvalidArgumentError, JobFailedError
 from async_task_state.files import FileWork, load_processor
-from async_task_state.instances import is_users_kill, state_in_airflow
+from async_task_state.instances import WORKER_SECONDS, is_users_kill, state_in_airflow
 from async_task_state.job_calls import CALLS
 from async_task_state.jobs import JobWork, after_clear
 from async_task_state.places import check_allowed, check_base
@@ -359,7 +359,7 @@ class RemoteJobOperator(BaseOperator):
         self._kill_is_open = False
 
     async def _is_users_kill(self, state: TaskState) -> bool:
-        task_state = await state_in_airflow(state.scope)
+        task_state = await state_in_airflow(state.scope, patience=WORKER_SECONDS)
         killed = is_users_kill(task_state, doubtful=False, resumes=after_clear() == "resume")
         what = "cancelling the job" if killed else "the job goes on"
         self.log.info("%s: the task is %s in Airflow", what, task_state)

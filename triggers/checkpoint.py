@@ -14,6 +14,7 @@ from airflow.configuration import conf
 from airflow.triggers.base import BaseTrigger
 
 from async_task_state import claims
+from async_task_state.compat import releases_moved_triggers
 from async_task_state.errors import (
     AsyncTaskStateError,
     NoScopeError,
@@ -21,7 +22,7 @@ from async_task_state.errors import (
     StaleWriterError,
     StateNotOpenError,
 )
-from async_task_state.instances import is_users_kill, state_in_airflow
+from async_task_state.instances import TRIGGERER_SECONDS, is_users_kill, state_in_airflow
 from async_task_state.runs import run_of
 from async_task_state.scopes import RunningTask, TaskScope, running_task
 from async_task_state.state import OnClear, TaskState, configured
@@ -106,7 +107,8 @@ class CheckpointTrigger(BaseTrigger):
         no next trigger: where no triggerer is alive then, the call is made after the next clear, if there is one.
 
         Not called when the trigger was only moved to another triggerer, which Airflow's `on_kill` cannot tell apart, nor
-        for a run that was deleted and made again. An error is logged, and it is not called again. `[triggerer]
+        for a run that was deleted and made again, nor before Airflow has said whose kill it is, which Airflow 3.4 needs only
+        near a timeout: where it says nothing for 25 seconds a clear is left to the next trigger. An error is logged, and it is not called again. `[triggerer]
         on_kill_timeout` bounds its time.
 
         Args:
@@ -212,10 +214,7 @@ class CheckpointTrigger(BaseTrigger):
         error: Exception | None = None
         try:
             if await state.is_current():
-                # Where it was moved nobody may have taken over yet.
-                task_state = await state_in_airflow(state.scope)
-                if not self._is_users_kill(state, task_state):
-                    self.log.info("on_user_kill is not called: the task is %s in Airflow", task_state)
+                if not await self._is_users_kill(state):
                     return
                 async with state:
                     await claims.claim_lease(state, claim)
@@ -283,10 +282,19 @@ class CheckpointTrigger(BaseTrigger):
     def _kill_seconds(self) -> int:
         return conf.getint("triggerer", "on_kill_timeout", fallback=30)
 
-    def _is_users_kill(self, state: TaskState, task_state: str | None) -> bool:
-        """Whether a kill is a user's, by Airflow's state of the task; None if it does not answer."""
+    async def _is_users_kill(self, state: TaskState) -> bool:
+        """Whether a kill is a user's, by Airflow's state of the task where the kill alone does not say it."""
         resumes = claims.goes_on_after_clear(state)
-        return is_users_kill(task_state, doubtful=not self._may_be_timing_out, resumes=resumes)
+        if releases_moved_triggers() and not resumes and not self._may_be_timing_out:
+            return True
+        # Where it was moved nobody may have taken over yet.
+        task_state = await state_in_airflow(state.scope, patience=TRIGGERER_SECONDS)
+        killed = is_users_kill(task_state, doubtful=not self._may_be_timing_out, resumes=resumes)
+        if not killed:
+            self.log.info(
+                "on_user_kill is not called: the task is %s in Airflow", task_state or "in no known state"
+            )
+        return killed
 
     @property
     def _may_be_timing_out(self) -> bool:

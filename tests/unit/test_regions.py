@@ -137,7 +137,7 @@ async def test_in_a_region_airflow_is_asked_for_the_task_without_an_index(monkey
         return SimpleNamespace(task_states=answer)
 
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(asend=asend), raising=False)
-    assert await state_in_airflow(TaskScope("dag", "run", "task", 2, REGION)) == state
+    assert await state_in_airflow(TaskScope("dag", "run", "task", 2, REGION), patience=1.0) == state
     [question] = asked
     assert (question.dag_id, question.run_ids, question.task_ids) == ("dag", ["run"], ["task"])
     assert question.map_index is None

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from airflow.triggers.base import TriggerEvent
+from airflow.version import version as airflow_version
 
 from async_task_state import (
     InvalidArgumentError,
@@ -19,6 +20,7 @@ from async_task_state import (
     asset_state,
     asset_state_sync,
 )
+from async_task_state.compat import releases_moved_triggers
 from async_task_state.testing import run_trigger
 from async_task_state.triggers import CheckpointTrigger
 
@@ -226,12 +228,54 @@ async def test_g6_a_shutdown_loses_nothing_and_does_not_call_the_kill_hook():
 
 
 async def test_g4_a_trigger_that_was_moved_to_nobody_yet_is_not_killed_by_a_user(monkeypatch):
-    async def deferred(scope):
+    async def deferred(scope, *, patience):
         return "deferred"
 
     monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", deferred)
     await run_trigger(Count(), stop="user_kill", when=at(7))
     assert killed == []
+
+
+async def test_g4_silence_of_airflow_is_no_users_kill(monkeypatch):
+    given = []
+
+    async def silent(scope, *, patience):
+        given.append(patience)
+
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", silent)
+    await run_trigger(Count(), stop="user_kill", when=at(7))
+    assert killed == []
+    # A triggerer's first request takes up to nine seconds.
+    assert 20 <= given[0] < 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "on_clear", "asks"), [(None, None, 0), (30, None, 1), (600, None, 0), (None, "resume", 1)]
+)
+async def test_airflow_is_asked_only_where_a_kill_does_not_say_whose_it_is(
+    monkeypatch, seconds, on_clear, asks
+):
+    asked = []
+
+    async def failed(scope, *, patience):
+        asked.append(scope)
+        return "failed"
+
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", failed)
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.releases_moved_triggers", lambda: True)
+    monkeypatch.setattr(Count, "on_clear", on_clear)
+    if seconds is not None:
+        over = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        monkeypatch.setattr(Count, "timeout_after", over, raising=False)
+    await run_trigger(Count(), stop="user_kill", when=at(7))
+    assert (killed, len(asked)) == ([{"sum": 21}], asks)
+
+
+async def test_a_triggerer_knows_whether_it_releases_moved_triggers():
+    import airflow.jobs.triggerer_job_runner  # noqa: F401, PLC0415 - a triggerer has it
+
+    later = tuple(map(int, airflow_version.split(".")[:2])) >= (3, 4)
+    assert releases_moved_triggers() == later
 
 
 async def test_g4_a_user_kill_calls_the_hook_with_the_state():
@@ -259,7 +303,7 @@ async def test_g4_a_trigger_that_was_moved_ends_quietly_and_its_hook_is_not_call
 async def test_the_hook_is_not_called_when_only_the_schedulers_clock_says_that_time_is_up(
     monkeypatch, state, seconds, calls
 ):
-    async def says(scope):
+    async def says(scope, *, patience):
         return state
 
     monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", says)

@@ -15,7 +15,7 @@ from async_task_state import (
     TaskScope,
     UnknownJobStatusError,
 )
-from async_task_state.instances import state_in_airflow
+from async_task_state.instances import TRIGGERER_SECONDS, state_in_airflow
 from async_task_state.operators import RemoteJobOperator
 from async_task_state.settings import load_settings
 from async_task_state.testing import run_trigger
@@ -73,7 +73,7 @@ async def test_g4_a_users_kill_cancels_the_job_and_the_next_attempt_submits_anew
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("answer", "cancelled"),
-    [("failed", 1), ("queued", 1), ("deferred", 0), ({}, 1), (ConnectionError("no API server"), 1)],
+    [("failed", 1), ("queued", 1), ("deferred", 0), ({}, 1), (ConnectionError("no API server"), 0)],
 )
 async def test_g4_airflow_is_asked_whether_the_task_has_only_moved(airflow_says, answer, cancelled):
     comms = airflow_says(answer)
@@ -152,7 +152,8 @@ def test_g8_the_triggerer_takes_no_function(name):
 )
 async def test_airflow_is_asked_for_one_task_instance(airflow_says, index, answer, state):
     comms = airflow_says(answer)
-    assert await state_in_airflow(TaskScope("dag", "run", "task", index)) == state
+    scope = TaskScope("dag", "run", "task", index)
+    assert await state_in_airflow(scope, patience=TRIGGERER_SECONDS) == state
     [question] = comms.asked
     assert (question.dag_id, question.run_ids, question.task_ids) == ("dag", ["run"], ["task"])
     assert question.map_index == (None if index < 0 else index)
@@ -160,7 +161,6 @@ async def test_airflow_is_asked_for_one_task_instance(airflow_says, index, answe
 
 @pytest.mark.asyncio
 async def test_airflow_that_does_not_answer_is_not_waited_for(monkeypatch, caplog):
-    monkeypatch.setattr("async_task_state.instances.ANSWER_SECONDS", 0.01)
     answered = asyncio.Event()
 
     class Silent:
@@ -168,6 +168,6 @@ async def test_airflow_that_does_not_answer_is_not_waited_for(monkeypatch, caplo
             await answered.wait()
 
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Silent(), raising=False)
-    assert await state_in_airflow(TaskScope("dag", "run", "task")) is None
+    assert await state_in_airflow(TaskScope("dag", "run", "task"), patience=0.01) is None
     assert "no answer within 0.01 s" in caplog.text
     answered.set()

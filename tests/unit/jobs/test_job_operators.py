@@ -96,7 +96,7 @@ async def test_g4_a_shutdown_of_the_worker_leaves_the_job_alone_and_goes_on_whil
 
 @pytest.mark.asyncio
 async def test_what_keeps_the_worker_from_asking_ends_the_attempt_and_not_the_job(operator, monkeypatch):
-    async def state_in_airflow(scope):
+    async def state_in_airflow(scope, *, patience):
         raise ValueError("cannot ask")
 
     monkeypatch.setattr("async_task_state.operators.state_in_airflow", state_in_airflow)

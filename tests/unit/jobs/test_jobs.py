@@ -316,7 +316,8 @@ async def test_g4_an_attempt_that_is_cancelled_before_it_submits_does_not_submit
         ("running", False, True),
         ("up_for_retry", False, True),
         ("none", False, True),
-        (None, False, True),
+        ("unknown", False, True),
+        (None, False, False),
         ("deferred", False, False),
     ],
 )

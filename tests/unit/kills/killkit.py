@@ -151,7 +151,7 @@ class Running:
 
 
 def says(monkeypatch, state):
-    async def state_in_airflow(scope):
+    async def state_in_airflow(scope, *, patience):
         return state
 
     monkeypatch.setattr(checkpoint_module, "state_in_airflow", state_in_airflow)
