@@ -19,6 +19,7 @@ import anyio.to_thread
 from async_task_state.callables import generates, is_async
 from async_task_state.digests import digest_of
 from async_task_state.errors import (
+    AsyncTaskStateError,
     InvalidArgumentError,
     StaleWriterError,
     StateNotOpenError,
@@ -49,8 +50,10 @@ _END: Final = object()
 _GENERATORS: Final = (GeneratorType, AsyncGeneratorType)
 SHOWN_FAILURES: Final = 10
 LOGGED_FAILURES: Final = 20
+MAX_ITEM_CHARS: Final = 200
 COUNTS_CANCELLATIONS: Final = sys.version_info >= (3, 11)
 """Whether a task knows that it is being cancelled. If not, who awaits what was cancelled ends the run, as cancelled."""
+HAS_NOTES: Final = sys.version_info >= (3, 11)
 _STATE_LOST: Final = (StaleWriterError, StateNotOpenError, StoreUnavailableError)
 """What an item's call may raise that says nothing about the item."""
 
@@ -204,6 +207,7 @@ class Run:
             raise
         except Exception as error:
             if self._on_error == "raise" or digest in self._work._done:
+                name_item(error, self._name_of(item, None))
                 raise
             return error
 
@@ -260,6 +264,15 @@ def refuse_generator(result: Any) -> None:
         raise InvalidArgumentError(
             f"fn returned a generator, {result.__qualname__}, of which nothing has run: return what it is to give, or None"
         )
+
+
+def name_item(error: Exception, item: str) -> None:
+    """Have an error say which item it has kept from being recorded."""
+    note = f"{item[:MAX_ITEM_CHARS]!r} is not recorded as done"
+    if isinstance(error, AsyncTaskStateError):
+        error.args = (f"{note}: {error}",)
+    elif HAS_NOTES:
+        error.add_note(note)
 
 
 def is_cancelled(error: BaseException) -> bool:

@@ -234,3 +234,29 @@ async def test_a_failed_item_that_is_raised_is_named(make_state):
     async with make_state() as state:
         with pytest.raises(WorkFailedError, match="'b' failed: ValueError: no"):
             await state.work("w").process(["b"], fail)
+
+
+@pytest.mark.parametrize("value", [float("nan"), "x" * 2_000_000, object()], ids=["nan", "large", "object"])
+async def test_g8_a_result_that_cannot_be_recorded_is_raised_with_the_name_of_its_item(make_state, value):
+    async with make_state() as state:
+        work = state.work("w")
+        with pytest.raises(
+            InvalidValueError, match="'b' is not recorded as done: the value of 'rows' "
+        ) as raised:
+            await work.process(
+                ["a", "b"],
+                nothing,
+                record=lambda item, _: {"rows": value if item == "b" else 1},
+                concurrency=1,
+            )
+        assert raised.traceback[-1].name != "over", "where it was found"
+        assert raised.value.__cause__ is None
+        assert (work.is_done("a"), work.is_done("b"), work.failures) == (True, False, [])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have notes from 3.11 on")
+async def test_g8_an_authors_error_while_recording_has_a_note_of_its_item(make_state):
+    async with make_state() as state:
+        with pytest.raises(ZeroDivisionError, match="division by zero") as raised:
+            await state.work("w").process(["a\x1b"], nothing, record=lambda *_: 1 / 0)
+    assert raised.value.__notes__ == ["'a\\x1b' is not recorded as done"]
