@@ -18,7 +18,7 @@ from anyio import to_thread
 from starlette.exceptions import HTTPException
 
 from async_task_state.backend_refs import ref_in, ref_to, target_of
-from async_task_state.codec import RESERVED_PREFIX, check_depth, check_key, encode, kept_by_clear
+from async_task_state.codec import RESERVED_PREFIX, check_key, check_text, encode, kept_by_clear
 from async_task_state.connections import resolved_here, writer_of
 from async_task_state.errors import (
     AsyncTaskStateError,
@@ -120,7 +120,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
         Raises:
             InvalidKeyError: `key` cannot be a key.
             ValueTooLargeError: `value` is longer than `[async_task_state] max_value_bytes`.
-            InvalidValueError: `value` is nested deeper than 200 lists and objects.
+            InvalidValueError: `value` is nested deeper than 200 lists and objects, or has NaN or an infinity in it.
             InvalidArgumentError: Airflow has no such asset.
         """
         _ask(session, _set, *self._ours(scope, session), key, value, expires_at)
@@ -323,7 +323,7 @@ async def _set(
         raise ValueTooLargeError(
             f"the value of {key!r} is {size:,} bytes of JSON; [{SECTION}] max_value_bytes allows {limit:,}"
         )
-    check_depth(key, text)
+    check_text(key, text)
     ref = ref_in(text, scope, key)
     if ref is not None:
         if ref == ref_to(scope, key) and expires_at is None:

@@ -6,7 +6,7 @@ import json
 import math
 import operator
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from async_task_state.errors import InvalidKeyError, InvalidValueError, ValueTooLargeError
 from async_task_state.scopes import is_storable
@@ -23,8 +23,8 @@ __all__ = [
     "MAX_KEY_CHARS",
     "MAX_TRIES",
     "RESERVED_PREFIX",
-    "check_depth",
     "check_key",
+    "check_text",
     "decode",
     "encode",
     "encode_changes",
@@ -61,7 +61,25 @@ def _number_of(value: Any) -> int:
 # ASCII output keeps NUL and lone surrogates escaped, which databases would refuse, and makes length in characters
 # the length in bytes.
 encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_number_of).encode
-decode = json.loads
+
+
+class NotFiniteError(ValueError):
+    """JSON text has a number in it that JSON does not have: NaN, an infinity, or one that is too large for a float."""
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise NotFiniteError(f"{text[:40]} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise NotFiniteError(f"the number {text[:40]} is too large")
+    return number
+
+
+decode = json.JSONDecoder(parse_constant=_refuse_number, parse_float=_finite).decode
+"""The value of a JSON text; a ValueError where it has none."""
 
 
 def check_key(key: object, what: str = "key") -> None:
@@ -136,18 +154,18 @@ def encode(key: str, value: Any, max_bytes: int) -> str:
     return text
 
 
-def check_depth(key: str, text: str) -> None:
-    """Refuse JSON text that is nested deeper than can be read; what is no JSON is not looked at.
+def check_text(key: str, text: str) -> None:
+    """Refuse JSON text that could be written and not be read; what is no JSON is not looked at.
 
     Raises:
-        InvalidValueError: It is nested deeper than 200 lists and objects.
+        InvalidValueError: It is nested deeper than 200 lists and objects, or has a number that JSON does not have.
     """
-    if not _may_be_deep(text):
-        return
     try:
         value = decode(text)
     except RecursionError:
         raise _too_deep(key) from None
+    except NotFiniteError as error:
+        raise InvalidValueError(f"the value of {key!r} is not JSON: {error}") from None
     except ValueError:
         return
     if _is_deep(value):

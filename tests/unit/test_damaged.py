@@ -42,6 +42,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 BAD_TEXTS = [
     "", "{", "nul", DEEP, '"\\ud8"', "1e", b"\xff", 7, None, "[]", "{}", "7", "null", "true", '"x"', '"AgAA"', '"AQ="',
     '"AQAA"', '"é"', "[1]", '{"item": 1}', '{"trigger": "t", "attempt": "1", "claim": null}', "9" * 5000,
+    "NaN", "-Infinity", "1e999", "-1e400", "[1,[NaN]]", '{"a":{"b":Infinity}}', "9" * 400 + ".0",
     json.dumps("AQ" + "A" * 4098 + "=="),
     '{"item":"i","error":"e","tries":1,"attempt":1,"attempt_tries":1,"since":2}',
     '{"item":"i","error":"e","tries":"1","attempt":1,"attempt_tries":1}',

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from async_task_state import InvalidValueError, task_state_sync
-from async_task_state.codec import MAX_DEPTH, check_depth, decode, encode
+from async_task_state.codec import MAX_DEPTH, check_text, decode, encode
 
 MIB = 1024 * 1024
 REFUSED = rf"the value of 'k' is nested too deeply.*{MAX_DEPTH}"
@@ -53,19 +53,26 @@ def test_what_may_be_saved_can_be_read(kind):
     value = nested(MAX_DEPTH, kind)
     text = encode("k", value, MIB)
     assert decode(text) == value
-    check_depth("k", text)
+    check_text("k", text)
 
 
 @pytest.mark.parametrize("value", [[[]] * 1000, "[{" * 1000, {"a": ["["] * 500}, [{"a": [1]}] * 300])
 def test_many_brackets_are_not_deep(value):
-    check_depth("k", encode("k", value, MIB))
+    check_text("k", encode("k", value, MIB))
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 100_000])
 def test_text_that_is_too_deep_is_refused(depth):
     with pytest.raises(InvalidValueError, match=REFUSED):
-        check_depth("k", "[" * depth + "]" * depth)
+        check_text("k", "[" * depth + "]" * depth)
 
 
 def test_text_that_is_no_json_is_not_looked_at():
-    check_depth("k", "[" * 150 + "{" * 150 + json.dumps("x"))
+    check_text("k", "[" * 150 + "{" * 150 + json.dumps("x"))
+
+
+@pytest.mark.parametrize("text", ["NaN", '{"a":[Infinity]}', "-1e999"])
+def test_g8_a_number_that_json_does_not_have_is_refused_where_text_is_given(text):
+    with pytest.raises(InvalidValueError, match="the value of 'k' is not JSON: "):
+        check_text("k", text)
+    check_text("k", '"NaN 1e999"')
