@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from async_task_state.errors import SettingsError
 
-__all__ = ["LIBPQ_OPTIONS", "PostgresDsn"]
+__all__ = ["LIBPQ_OPTIONS", "ROLE_FORM", "PostgresDsn"]
 
 DEFAULT_SCHEMA: Final = "async_task_state"
 CONNECT_SECONDS: Final = 10.0
@@ -28,6 +28,8 @@ LIBPQ_OPTIONS: Final = frozenset(
 
 # A % that begins no byte, the byte that no name may have, and what urlsplit() drops in silence.
 _NEVER: Final = re.compile(r"%(?!(?!00)[0-9A-Fa-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]")
+ROLE_FORM: Final = r"[^$'\"\\]{1,63}"
+"""The name of a role that `owner` can give."""
 _PORT: Final = r"([0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 _HOST: Final = rf"(\[[^][]+\]|/[^][,]*|[^][:,]+)(:{_PORT})?"
 _HOSTS: Final = re.compile(rf"({_HOST}(,{_HOST})*)?", re.ASCII)
@@ -85,7 +87,8 @@ class PostgresDsn:
         if parts.scheme not in ("postgresql", "postgres"):
             raise SettingsError("the dsn names a driver: write postgresql:// without it")
         strict = bool(parts.query)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=strict, errors="strict"))
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=strict, errors="strict")
+        query = dict(options)
         login, at, hosts = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
         # Where a password ends up that is not encoded, or is together with what is around it.
@@ -96,6 +99,8 @@ class PostgresDsn:
         if not all(map(_HOSTS.fullmatch, (hosts, query.get("host", "")))):
             raise ValueError
         _check(query, is_secret="password=" in parts.query or (not at and ":" in hosts))
+        if twice := sorted(name for name in query if sum(name == other for other, _ in options) > 1):
+            raise SettingsError(f"[async_task_state] dsn has {', '.join(twice)} more than once: say it once")
         own = {name: query.pop(name) for name in OUR_OPTIONS & query.keys()}
         secret = query.pop("password", None)
         ssl_password = query.pop("sslpassword", None)
@@ -186,7 +191,7 @@ _VALUES: Final = {
         "a name of up to 63 letters, digits and underscores, no digit first, and not pg_...",
     ),
     "owner": (
-        r"[^$'\"\\]{1,63}",
+        ROLE_FORM,
         "the name of a role, of up to 63 characters without $, quotes and backslash",
     ),
     "pgbouncer": ("true|false", "true or false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote as percent_encoded
@@ -9,6 +10,7 @@ from urllib.parse import quote as percent_encoded
 from asyncpg import InsufficientPrivilegeError
 
 from async_task_state.errors import StoreError, UntrustedSchemaError
+from async_task_state.stores.postgres_dsn import ROLE_FORM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,9 +203,10 @@ async def version(db: Any, schema: str, owner: str | None) -> int:
     )
     if stranger is not None:
         role = await db.fetchval("SELECT current_user::text")
+        trust = f"where that role is to be trusted, add ?owner={percent_encoded(stranger)} to [async_task_state] dsn; otherwise"
+        trust = f" {trust}" if re.fullmatch(ROLE_FORM, stranger) else ""
         raise UntrustedSchemaError(
-            f"the schema {schema!r} belongs to the role {stranger!r}, which could change what is done there: where that role"
-            f" is to be trusted, add ?owner={percent_encoded(stranger)} to [async_task_state] dsn; otherwise name another"
+            f"the schema {schema!r} belongs to the role {stranger!r}, which could change what is done there:{trust} name another"
             f' schema, or let an administrator look at it and then run ALTER SCHEMA "{schema}" OWNER TO {_quoted(role)}'
         )
     if await db.fetchval("SELECT to_regclass($1)::oid", f'"{schema}".version') is None:

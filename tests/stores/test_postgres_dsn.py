@@ -82,7 +82,6 @@ def test_a_password_is_decoded(dsn, password):
         ("pgbouncer=true", ("async_task_state", True, 10.0)),
         ("pgbouncer=false&connect_timeout=2.5", ("async_task_state", False, 2.5)),
         ("connect_timeout=30", ("async_task_state", False, 30.0)),
-        ("schema=one&schema=two", ("two", False, 10.0)),
     ],
 )
 def test_our_own_options(query, expected):
@@ -149,6 +148,11 @@ def test_g8_a_malformed_dsn_is_refused_with_the_form(dsn):
         ("postgresql://u:hunter2@h/db?shema=x", "an unknown option 'shema'; known are application_name, "),
         ("postgresql://u:hunter2@h/db?b=1&a=2", "an unknown option 'a', 'b'; known"),
         ("postgresql://u@h/db?password=x&hunter2=y", "an unknown option; known are"),
+        ("postgresql://u:hunter2@h/db?owner=a&owner=b", "has owner more than once"),
+        ("postgresql://u:hunter2@h/db?owner=a&schema=s&owner=a&schema=s", "has owner, schema more than once"),
+        ("postgresql://u@h/db?password=hunter2&password=hunter2", "has password more than once"),
+        ("postgresql://u:hunter2@h/db?owner=", "owner in .* must be the name of a role"),
+        ("postgresql://u:hunter2@h/db?Owner=a", "an unknown option 'Owner'"),
         ("postgresql://u:hunter2@h/db?schema=", "schema in .* must be a name of up to 63 letters"),
         ("postgresql://u:hunter2@h/db?schema=1a", "schema in"),
         ("postgresql://u:hunter2@h/db?schema=a-b", "schema in"),
