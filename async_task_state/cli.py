@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
 
 from rich.text import Text
 
+from async_task_state import cli_list
 from async_task_state import cli_views as views
 from async_task_state.cli_check import absent, checks, is_postgres, opened_by_commands, shown
 from async_task_state.cli_clear import choose, clear
 from async_task_state.cli_init import init_db, sql
+from async_task_state.cli_list import whole_number
 from async_task_state.cli_scope import NotFoundError, add_one, add_some, find, named
 from async_task_state.cli_watch import WatchView, follow, writing
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.lifetime import lent_store
-from async_task_state.scopes import AssetScope
 from async_task_state.settings import load_settings
 from async_task_state.text import plain
 from async_task_state.upkeep import purge_all
@@ -125,12 +126,9 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         _list,
         "list the states, the most recently changed first",
         more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch (0 where nobody has opened it yet), keys (how"
-        " many) and updated_at.",
+        " many), updated_at and position (what --after takes to go on behind it).",
     )
-    listing.add_argument("--dag", metavar="DAG", help="only this DAG's")
-    listing.add_argument("--run", dest="only_run", metavar="RUN", help="only this run's")
-    listing.add_argument("--task", metavar="TASK", help="only this task's")
-    listing.add_argument("--assets", action="store_true", help="only those of assets")
+    cli_list.add_arguments(listing)
     show = add(
         "show",
         _show,
@@ -158,7 +156,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     watch.add_argument(
         "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between looks (default: 1)"
     )
-    watch.add_argument("--until", type=_count, metavar="N", help="end when N items are done")
+    watch.add_argument("--until", type=whole_number, metavar="N", help="end when N items are done")
     clear = add(
         "clear",
         _clear,
@@ -210,15 +208,18 @@ def _list(args: argparse.Namespace) -> int:
         )
     dsn, store = _open(args)
     nothing = asyncio.run(absent(dsn))
-    infos = [] if nothing else _ask(store, store.scopes(*ids))
-    if args.assets:
-        infos = [info for info in infos if isinstance(info.scope, AssetScope)]
+    infos, more = ([], None) if nothing else _ask(store, cli_list.page(store, args))
     if args.json:
-        screen.document([views.info_document(info) for info in infos])
+        screen.document(
+            [{**views.info_document(info), "position": cli_list.position_text(info)} for info in infos]
+        )
     elif infos:
         screen.show(views.listing(infos, screen))
     if not infos:
-        screen.note(nothing or ("no state matches" if args.assets or any(ids) else "no state is stored yet"))
+        narrowed = args.assets or any(ids) or args.after
+        more = nothing or ("no state matches" if narrowed else "no state is stored yet")
+    if more:
+        screen.note(more)
     return OK
 
 
@@ -359,13 +360,7 @@ def _ask(store: Store, question: Coroutine[Any, Any, T]) -> T:
 
 
 def _total(text: str) -> int | str:
-    return _count(text) if text.removeprefix("-").isdecimal() else text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
+    return whole_number(text) if text.removeprefix("-").isdecimal() else text
 
 
 def _seconds(text: str) -> float:

@@ -54,7 +54,7 @@ async def init_db(dsn: str, role: str | None) -> Made:
         raise InvalidArgumentError(f"{shown(dsn)} has no tables")
     made = no_database(dsn) is not None
     try:
-        await store.scopes()
+        await store.count_scopes()
     finally:
         await store.close()
     path = sqlite_path(dsn)

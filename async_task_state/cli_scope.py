@@ -98,8 +98,9 @@ async def in_its_region(store: Store, scope: Scope) -> Scope:
 
 
 async def _beside(store: Store, scope: Scope) -> list[ScopeInfo]:
-    ids = (scope.dag_id, scope.run_id, scope.task_id) if isinstance(scope, TaskScope) else ()
-    return await store.scopes(*ids)
+    if isinstance(scope, TaskScope):
+        return await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
+    return await store.scopes(scope=scope)
 
 
 def _placed(scope: Scope, infos: Iterable[ScopeInfo]) -> Scope:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Batch, Change, Lease, ScopeInfo, Snapshot
+    from async_task_state.stores import Batch, Change, Lease, Position, ScopeInfo, Snapshot
     from async_task_state.writer import Writer
 
 __all__ = ["LentStore"]
@@ -43,11 +43,33 @@ class LentStore:
         return snapshot
 
     async def scopes(
-        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        scope: Scope | None = None,
+        assets: bool | None = None,
+        limit: int | None = None,
+        after: Position | None = None,
     ) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        infos: list[ScopeInfo] = await self._once(self._store.scopes, dag_id, run_id, task_id)
+        scopes = partial(self._store.scopes, scope=scope, assets=assets, limit=limit, after=after)
+        infos: list[ScopeInfo] = await self._once(scopes, dag_id, run_id, task_id)
         return infos
+
+    async def count_scopes(
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        assets: bool | None = None,
+    ) -> int:
+        """See `Store.count_scopes`."""
+        count_scopes = partial(self._store.count_scopes, assets=assets)
+        count: int = await self._once(count_scopes, dag_id, run_id, task_id)
+        return count
 
     async def write(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from async_task_state.errors import SettingsError
 from async_task_state.settings import Dsn
@@ -25,6 +25,7 @@ __all__ = [
     "Batch",
     "Change",
     "Lease",
+    "Position",
     "ScopeInfo",
     "Snapshot",
     "Store",
@@ -96,13 +97,37 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ScopeInfo:
-    """A scope in a listing: its newest attempt and epoch, how many keys it shows, when it was last changed."""
+    """A scope in a listing.
+
+    Args:
+        scope: Whose state.
+        attempt: Its newest attempt.
+        epoch: Its newest epoch; 0 where nobody has opened it yet.
+        keys: How many keys authors have set.
+        updated_at: When it was last changed, in seconds since 1970.
+        scope_id: As in a `Lease`.
+        own: The library's own keys, and how many characters the text of each has.
+    """
 
     scope: Scope
     attempt: int
     epoch: int
     keys: int
     updated_at: float
+    scope_id: int = 0
+    own: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+
+class Position(NamedTuple):
+    """Where a scope stands in a listing, so that the next page begins behind it.
+
+    Args:
+        updated_at: Of its `ScopeInfo`.
+        scope_id: The same.
+    """
+
+    updated_at: float
+    scope_id: int
 
 
 def new_token() -> int:
@@ -143,9 +168,38 @@ class Store(Protocol):
         """The scope as it is, its lease untouched; None where nobody has ever held it."""
 
     async def scopes(
-        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        scope: Scope | None = None,
+        assets: bool | None = None,
+        limit: int | None = None,
+        after: Position | None = None,
     ) -> list[ScopeInfo]:
-        """The scopes that match, the most recently changed first."""
+        """The scopes that match, the most recently changed first, and of those changed at once the last made first.
+
+        Args:
+            dag_id: Only this DAG's; no asset's is of one, nor of a run or a task.
+            run_id: Only this run's.
+            task_id: Only this task's.
+            scope: Only this one.
+            assets: Only those of assets, or none of them.
+            limit: How many at most.
+            after: Only those that stand behind this position. What is changed between two pages stands at the front by
+                then, and is on none of those that follow.
+        """
+
+    async def count_scopes(
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        assets: bool | None = None,
+    ) -> int:
+        """How many scopes match."""
 
     async def write(
         self,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
 from async_task_state.scopes import TaskScope
-from async_task_state.stores import Lease, ScopeInfo, Snapshot, new_token
+from async_task_state.stores import Lease, Position, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
+from async_task_state.stores.matching import Matching
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -64,8 +65,12 @@ class _Record:
             self.entries = kept
             self.hand_over(self.lease.attempt, self.run)
 
-    def visible(self) -> int:
-        return sum(not key.startswith(RESERVED_PREFIX) for key in self.live())
+    def info(self, scope: Scope) -> ScopeInfo:
+        live, lease = self.live(), self.lease
+        own = {key: len(text) for key, text in live.items() if key.startswith(RESERVED_PREFIX)}
+        return ScopeInfo(
+            scope, lease.attempt, lease.epoch, len(live) - len(own), self.touched_at, lease.scope_id, own
+        )
 
     def live(self) -> dict[str, str]:
         now = time.time()
@@ -126,16 +131,36 @@ class MemoryStore:
         return None if record is None else Snapshot(record.lease, record.live(), record.run)
 
     async def scopes(
-        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        scope: Scope | None = None,
+        assets: bool | None = None,
+        limit: int | None = None,
+        after: Position | None = None,
     ) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        wanted = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
+        matching = Matching.of(dag_id, run_id, task_id, scope=scope, assets=assets)
         found = [
-            ScopeInfo(scope, record.lease.attempt, record.lease.epoch, record.visible(), record.touched_at)
-            for scope, record in self._records.items()
-            if all(value is None or getattr(scope, name, None) == value for name, value in wanted.items())
+            record.info(each)
+            for each, record in self._records.items()
+            if matching is not None and matching.takes(each)
         ]
-        return sorted(found, key=lambda info: -info.updated_at)
+        found.sort(key=_position, reverse=True)
+        return [info for info in found if after is None or _position(info) < after][:limit]
+
+    async def count_scopes(
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        assets: bool | None = None,
+    ) -> int:
+        """See `Store.count_scopes`."""
+        return len(await self.scopes(dag_id, run_id, task_id, assets=assets))
 
     async def write(
         self,
@@ -195,3 +220,7 @@ class MemoryStore:
 
 def _expired(entry: _Entry, now: float) -> bool:
     return entry.expires_at is not None and entry.expires_at <= now
+
+
+def _position(info: ScopeInfo) -> Position:
+    return Position(info.updated_at, info.scope_id)

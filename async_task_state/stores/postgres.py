@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreUnavailableError
-from async_task_state.scopes import scope_of
-from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
+from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
+from async_task_state.stores.matching import Matching
 from async_task_state.stores.postgres_connection import SoleConnection
 from async_task_state.stores.postgres_entries import FIRST_BYTES, Entries
+from async_task_state.stores.postgres_listing import count, listing
 from async_task_state.stores.postgres_purge import Purge
 from async_task_state.stores.postgres_schema import MIGRATIONS
 from async_task_state.stores.postgres_sql import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Change
+    from async_task_state.stores import Change, Position, ScopeInfo
     from async_task_state.stores.admission import Admission
     from async_task_state.stores.postgres_dsn import PostgresDsn
 
@@ -124,12 +124,37 @@ class PostgresStore:
         return Snapshot(Lease(scope, *numbers), entries.at(), run)
 
     async def scopes(
-        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        scope: Scope | None = None,
+        assets: bool | None = None,
+        limit: int | None = None,
+        after: Position | None = None,
     ) -> list[ScopeInfo]:
         """See `Store.scopes`."""
+        matching = Matching.of(dag_id, run_id, task_id, scope=scope, assets=assets)
+        if matching is None:
+            return []
         async with self._use() as db:
-            rows = await self._look(db, self._sql.scopes, dag_id, run_id, task_id, RESERVED_PREFIX)
-        return [ScopeInfo(scope_of(tuple(row[:5])), *row[5:]) for row in rows]
+            return await listing(partial(self._look, db), self._dsn.schema, matching, limit, after)
+
+    async def count_scopes(
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        assets: bool | None = None,
+    ) -> int:
+        """See `Store.count_scopes`."""
+        matching = Matching.of(dag_id, run_id, task_id, assets=assets)
+        if matching is None:
+            return 0
+        async with self._use() as db:
+            return await count(partial(self._look, db), self._dsn.schema, matching)
 
     async def write(
         self,

@@ -202,15 +202,6 @@ class Statements:
         self.version = sql(
             "SELECT xmin::text, extract(epoch FROM now())::float8 FROM {schema}.scope WHERE id = $1"
         )
-        self.scopes = sql(
-            "SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch,"
-            " count(key) FILTER (WHERE NOT starts_with(key, $4)) AS keys,"
-            " extract(epoch FROM coalesce(max(updated_at), touched_at))::float8 AS updated"
-            f" FROM {{schema}}.scope LEFT JOIN {{schema}}.entry ON scope_id = id AND {_LIVE}"
-            " WHERE ($1::text IS NULL OR dag_id = $1) AND ($2::text IS NULL OR run_id = $2)"
-            " AND ($3::text IS NULL OR task_id = $3) AND (dag_id <> '' OR coalesce($1, $2, $3) IS NULL)"
-            " GROUP BY id ORDER BY updated DESC"
-        )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
         self.reset = sql(
             "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, run = $3, retry = 0 WHERE id = $1"

@@ -17,8 +17,9 @@ import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
 from async_task_state.logs import Log
-from async_task_state.stores import sqlite_purge, sqlite_sql, sqlite_wal
+from async_task_state.stores import sqlite_listing, sqlite_purge, sqlite_sql, sqlite_wal
 from async_task_state.stores.gathering import Gathering
+from async_task_state.stores.matching import Matching
 from async_task_state.stores.sqlite_file import (
     Identity,
     check_names,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Batch, Change, Lease, ScopeInfo, Snapshot
+    from async_task_state.stores import Batch, Change, Lease, Position, ScopeInfo, Snapshot
 
 __all__ = ["SQLiteStore"]
 
@@ -46,7 +47,7 @@ log = Log(__name__)
 
 LOCK_WAIT_SECONDS: Final = 5.0
 
-LOOKS: Final = (sqlite_sql.read, sqlite_sql.scopes, *sqlite_purge.LOOKS)
+LOOKS: Final = (sqlite_sql.read, *sqlite_listing.LOOKS, *sqlite_purge.LOOKS)
 """What takes no lock, so that nobody who watches holds up who works."""
 
 # What waiting may mend.
@@ -102,10 +103,31 @@ class SQLiteStore:
         return await self._run(sqlite_sql.read, scope)
 
     async def scopes(
-        self, dag_id: str | None = None, run_id: str | None = None, task_id: str | None = None
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        scope: Scope | None = None,
+        assets: bool | None = None,
+        limit: int | None = None,
+        after: Position | None = None,
     ) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        return await self._run(sqlite_sql.scopes, dag_id, run_id, task_id)
+        matching = Matching.of(dag_id, run_id, task_id, scope=scope, assets=assets)
+        return [] if matching is None else await self._run(sqlite_listing.listing, matching, limit, after)
+
+    async def count_scopes(
+        self,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        *,
+        assets: bool | None = None,
+    ) -> int:
+        """See `Store.count_scopes`."""
+        matching = Matching.of(dag_id, run_id, task_id, assets=assets)
+        return 0 if matching is None else await self._run(sqlite_listing.count, matching)
 
     async def write(
         self,

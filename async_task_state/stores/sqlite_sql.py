@@ -7,10 +7,9 @@ import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
+from async_task_state.codec import KILL_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreError
-from async_task_state.scopes import scope_of
-from async_task_state.stores import Batch, Lease, ScopeInfo, Snapshot, new_token
+from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ __all__ = [
     "prepare",
     "read",
     "save",
-    "scopes",
     "transact_if_known",
     "write",
 ]
@@ -360,23 +358,6 @@ def read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
     if lease is None or held is None:
         return None
     return Snapshot(lease, _entries(db, lease.scope_id), held.run)
-
-
-def scopes(
-    db: sqlite3.Connection, dag_id: str | None, run_id: str | None, task_id: str | None
-) -> list[ScopeInfo]:
-    """See `Store.scopes`."""
-    rows = db.execute(
-        "SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch,"
-        " COUNT(key) FILTER (WHERE substr(key, 1, length(:prefix)) <> :prefix),"
-        " COALESCE(MAX(updated_at), touched_at) AS updated"
-        " FROM scope LEFT JOIN entry ON scope_id = id AND (expires_at IS NULL OR expires_at > :now)"
-        " WHERE (:dag IS NULL OR dag_id = :dag) AND (:run IS NULL OR run_id = :run)"
-        " AND (:task IS NULL OR task_id = :task)"
-        " AND (dag_id <> '' OR coalesce(:dag, :run, :task) IS NULL) GROUP BY id ORDER BY updated DESC",
-        {"prefix": RESERVED_PREFIX, "now": time.time(), "dag": dag_id, "run": run_id, "task": task_id},
-    )
-    return [ScopeInfo(scope_of(row[:5]), *row[5:]) for row in rows.fetchall()]
 
 
 def clear(db: sqlite3.Connection, scope: Scope) -> int | None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.scopes import MAX_NUMBER, AssetScope, TaskScope
-from async_task_state.stores import Batch, Snapshot
+from async_task_state.stores import Batch, Position, Snapshot
 from async_task_state.testing.storekit import (
     AT_ONCE,
     DAY,
@@ -123,6 +123,94 @@ class ScopeTests(StoreTests):
                 == await store.scopes(None, None, of)
                 == []
             )
+
+    @on_its_own
+    async def test_a_listing_comes_in_pages(self, store: Store) -> None:
+        """Each page goes on where the one before has ended, whatever was changed at one moment."""
+        scopes: list[Scope] = [TaskScope("dag", "run", "mapped", index) for index in range(7)]
+        scopes += [AssetScope("x"), AssetScope("y")]
+        for scope in scopes:
+            await store.acquire(scope, None)
+        whole = await store.scopes()
+        assert {info.scope for info in whole} == set(scopes)
+        assert [(info.updated_at, info.scope_id) for info in whole] == sorted(
+            ((info.updated_at, info.scope_id) for info in whole), reverse=True
+        )
+        for limit in (1, 4, 9):
+            listed = await store.scopes(limit=limit)
+            while page := await store.scopes(
+                limit=limit, after=Position(listed[-1].updated_at, listed[-1].scope_id)
+            ):
+                assert len(page) <= limit
+                listed += page
+            assert listed == whole
+
+    @on_its_own
+    async def test_what_changes_between_pages_stands_at_the_front(self, store: Store) -> None:
+        """The pages that follow show neither it nor anything twice."""
+        leases = [await hold(store, {"a": "1"}, TaskScope("dag", "run", "mapped", n)) for n in range(6)]
+        whole = await store.scopes()
+        first = await store.scopes(limit=2)
+        last = whole[-1].scope
+        while (await store.scopes(limit=1))[0].scope != last:
+            assert await put(store, next(held for held in leases if held.scope == last), {"a": "2"}) == []
+        rest = await store.scopes(after=Position(first[-1].updated_at, first[-1].scope_id))
+        assert first + rest == whole[:-1]
+
+    @on_its_own
+    async def test_a_page_is_of_what_matches(self, store: Store) -> None:
+        """Filters and pages go together, and so do filters and counts."""
+        for index in range(3):
+            for dag in "ab":
+                await store.acquire(TaskScope(dag, "run", "mapped", index), 1)
+        for name in ("dag", "x"):
+            await hold(store, {"a": "1"}, AssetScope(name))
+        tasks = await store.scopes(assets=False)
+        of_a = [info for info in tasks if info.scope.row[0] == "a"]
+        assert len(tasks) == 6
+        assert await store.scopes("a", limit=2) == of_a[:2]
+        assert await store.scopes("a", after=Position(of_a[1].updated_at, of_a[1].scope_id)) == of_a[2:]
+        assert {info.scope for info in await store.scopes(assets=True)} == {
+            AssetScope("dag"),
+            AssetScope("x"),
+        }
+        assert len(await store.scopes(assets=True, limit=1)) == 1
+        assert await store.scopes("a", assets=True) == await store.scopes(run_id="asset", assets=True) == []
+        assert [
+            await store.count_scopes(),
+            await store.count_scopes("a"),
+            await store.count_scopes("a", "run", "mapped"),
+            await store.count_scopes(task_id="other"),
+            await store.count_scopes(assets=True),
+            await store.count_scopes(assets=False),
+            await store.count_scopes("a", assets=True),
+        ] == [8, 3, 3, 0, 2, 6, 0]
+
+    @on_its_own
+    async def test_one_scope_is_listed(self, store: Store) -> None:
+        """Exactly that one, a task's or an asset's, and nothing where there is none."""
+        for scope in SCOPES:
+            await hold(store, {"a": "1"}, scope)
+        for scope in SCOPES:
+            [info] = await store.scopes(scope=scope)
+            assert (info.scope, info.keys) == (scope, 1)
+            assert await store.scopes("no such DAG", scope=scope) == []
+        for scope in (TaskScope("dag", "run", "task", 2), AssetScope("none"), AssetScope(uri="none")):
+            assert await store.scopes(scope=scope) == []
+        assert await store.scopes(scope=SCOPE, assets=True) == []
+        assert len(await store.scopes(scope=SCOPE, assets=False)) == 1
+
+    @on_its_own
+    async def test_a_listing_has_the_sizes_of_our_own_keys(self, store: Store) -> None:
+        """They say how much of a work set is done, without what has expired."""
+        own = f"{RESERVED_PREFIX}work:x:0000000000"
+        lease = await hold(store, {"a": "1", own: '"abc"', f"{RESERVED_PREFIX}x": "12"})
+        await store.commit([Batch(lease, {f"{RESERVED_PREFIX}gone": ("4", AT_ONCE)})])
+        await until_gone(store, f"{RESERVED_PREFIX}gone")
+        await hold(store, {"a": "1"}, OTHER)
+        other, [info] = (await store.scopes(scope=OTHER))[0], await store.scopes(scope=SCOPE)
+        assert (dict(info.own), info.scope_id) == ({own: 5, f"{RESERVED_PREFIX}x": 2}, lease.scope_id)
+        assert dict(other.own) == {}
 
     @on_its_own
     async def test_an_asset_with_a_name_is_known_by_it(self, store: Store) -> None:

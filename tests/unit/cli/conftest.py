@@ -17,6 +17,11 @@ IDS = ("dag", "run", "task")
 SCRIPT = Path(sys.executable).with_name("async-task-state")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_logged_at_first_use(_airflow_imported):
+    """`check` loads Airflow, whichever test runs it first."""
+
+
 @pytest.fixture
 def dsn(tmp_path):
     return f"sqlite:///{tmp_path}/state.db"

@@ -34,6 +34,7 @@ def test_list_as_json(run, fill):
     (listed,) = json.loads(out)
     assert (code, err) == (0, "")
     assert datetime.fromisoformat(listed.pop("updated_at")).utcoffset() == timedelta(0)
+    assert listed.pop("position")
     assert listed == {
         "dag_id": "dag",
         "run_id": RUN_ID,
@@ -74,6 +75,37 @@ def test_list_narrowed(run, fill, options, expected):
     for ids in (("a", "r1", "t"), ("a", "r2", "t"), ("b", "r1", "t")):
         fill(TaskScope(*ids))
     assert len(json.loads(run("list", "--json", *options)[1])) == expected
+
+
+def test_list_in_pages(run, fill):
+    for index in range(5):
+        fill(TaskScope(*IDS, index))
+    fill(TaskScope("other", "run", "task"))
+    seen, after, pages = [], [], 0
+    while after is not None:
+        code, out, err = run("list", "--dag", "dag", "--limit", "2", *after)
+        seen += [line.split()[3] for line in out.splitlines()[1:]]
+        pages += 1
+        after = None
+        if err:
+            said, position = err.removesuffix("\n").split(" --after ")
+            assert (code, said) == (0, "2 of 5 states: go on with")
+            after = ["--after", position]
+    assert (seen, pages) == (["4", "3", "2", "1", "0"], 3)
+    *_, last = listed = json.loads(run("list", "--json", "--limit", "4")[1])
+    rest = json.loads(run("list", "--json", "--after", last["position"])[1])
+    assert len(listed) == 4
+    assert listed + rest == json.loads(run("list", "--json")[1])
+    assert run("list", "--after", rest[-1]["position"]) == (0, "", "no state matches\n")
+
+
+def test_list_shows_a_hundred_and_says_how_many_there_are(run, write):
+    for index in range(101):
+        write(TaskScope(*IDS, index), a=1)
+    code, out, err = run("list")
+    assert (code, len(out.splitlines())) == (0, 1 + 100)
+    assert err.startswith("100 of 101 states: go on with --after ")
+    assert len(json.loads(run("list", "--json")[1])) == 101
 
 
 def test_list_shows_regions_where_there_are_any(run, fill):

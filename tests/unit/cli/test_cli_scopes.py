@@ -99,6 +99,7 @@ def test_assets_as_json(run, fill, write):
     assert by_name.items() >= {**NO_TASK, "asset": "orders", "asset_uri": None, "keys": 1, "epoch": 0}.items()
     assert by_uri.items() >= {**NO_TASK, "asset": None, "asset_uri": "s3://b/x", "keys": 0}.items()
     assert json.loads(run("list", "--assets", "--json")[1]) == [by_uri, by_name]
+    assert by_name.pop("position") != by_uri.pop("position")
     assert json.loads(run("show", "--asset", "orders", "--json")[1]) == {
         **by_name,
         "values": {"watermark": [1, 2]},
