@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ __all__ = [
     "names_watched_assets",
     "place_in_region",
     "releases_moved_triggers",
+    "takes_trigger_queue",
     "watched_assets",
 ]
 
@@ -70,6 +72,13 @@ def config_with(section: str, option: str) -> AirflowConfigParser:
 
         ProvidersManager().initialize_providers_configuration()
     return conf
+
+
+def takes_trigger_queue() -> bool:
+    """Whether an event trigger may say which triggerers run it: since 3.4."""
+    from airflow.triggers.base import BaseEventTrigger  # noqa: PLC0415 - takes a second
+
+    return "queue" in signature(BaseEventTrigger.__init__).parameters
 
 
 def watched_assets(trigger: Any) -> Collection[str]:

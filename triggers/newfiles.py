@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from async_task_state.arrivals import Watch
-from async_task_state.compat import confirms_events, names_watched_assets, watched_assets
+from async_task_state.compat import confirms_events, names_watched_assets, takes_trigger_queue, watched_assets
 from async_task_state.digests import digest_of
 from async_task_state.errors import InvalidArgumentError, NoScopeError, StaleWriterError
 from async_task_state.places import check_before_sending
@@ -66,6 +66,7 @@ class NewFilesTrigger(BaseEventTrigger):
             reports what is seen.
         initial: Whether files that are there when the asset's state is new are news: "report" or "skip".
         sample: How many files a payload names, at most 100.
+        queue: The trigger queue of Airflow 3.4, which says what triggerers run it.
 
     Raises:
         InvalidArgumentError: An argument is of the wrong type or out of range, or `asset` is needed.
@@ -86,8 +87,13 @@ class NewFilesTrigger(BaseEventTrigger):
         settle: float = 10.0,
         initial: Literal["report", "skip"] = "report",
         sample: int = 10,
+        queue: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        if queue is not None and not takes_trigger_queue():
+            raise InvalidArgumentError(
+                f"this version of Airflow has no queues for triggers that watch assets: leave out queue={queue!r}"
+            )
+        super().__init__(**({} if queue is None else {"queue": queue}))  # type: ignore[no-untyped-call]
         if asset is not None:
             AssetScope(asset)
         elif not names_watched_assets():

@@ -17,6 +17,7 @@ from airflow.serialization.encoders import encode_trigger
 from watchkit import put, until
 
 from async_task_state import AssetScope, InvalidArgumentError, NoScopeError
+from async_task_state.compat import takes_trigger_queue
 from async_task_state.lifetime import writer_for
 from async_task_state.settings import load_settings
 from async_task_state.triggers import NewFilesTrigger, newfiles
@@ -310,6 +311,21 @@ async def test_g8_a_version_of_airflow_that_names_no_asset_needs_one(monkeypatch
     with pytest.raises(InvalidArgumentError, match="asset="):
         NewFilesTrigger("/x")
     NewFilesTrigger("/x", asset="orders")
+
+
+@pytest.mark.skipif(not takes_trigger_queue(), reason="queues of event triggers have come with Airflow 3.4")
+async def test_a_queue_reaches_airflow_and_is_no_part_of_what_the_trigger_is():
+    trigger = NewFilesTrigger("/x", asset="orders", queue="gpu")
+    encoded = encode_trigger(trigger)
+    assert encoded["queue"] == trigger.queue == "gpu"
+    assert trigger.serialize() == NewFilesTrigger("/x", asset="orders").serialize()
+    assert "queue" not in encode_trigger(NewFilesTrigger("/x", asset="orders"))
+
+
+async def test_g8_a_version_of_airflow_without_queues_says_so(monkeypatch):
+    monkeypatch.setattr(newfiles, "takes_trigger_queue", lambda: False)
+    with pytest.raises(InvalidArgumentError, match="leave out queue='gpu'"):
+        NewFilesTrigger("/x", asset="orders", queue="gpu")
 
 
 @pytest.mark.parametrize(
