@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from contextlib import nullcontext
 from types import ModuleType
 
@@ -105,6 +107,69 @@ async def test_a_callback_opens_every_state(opener):
     await runner.finalize(opener)
 
 
+def in_a_thread(made):
+    """Opens a state in a plain thread; what that raised."""
+    raised = []
+
+    def opens():
+        try:
+            with made() as state:
+                state.set("n", 1)
+        except OutsideTaskError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=opens)
+    thread.start()
+    thread.join()
+    return raised
+
+
+SYNC_OPENERS = [lambda: task_state_sync(SCOPE), lambda: asset_state_sync("orders")]
+
+
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=NAMES)
+def test_a_thread_of_a_task_opens_every_state(opener, in_task):
+    with in_task(SCOPE):
+        assert in_a_thread(opener) == []
+
+
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=NAMES)
+def test_a_thread_of_a_callback_opens_every_state(opener):
+    runner = ModuleType("airflow.sdk.execution_time.task_runner")
+    exec("def finalize(callback, opener):\n    return callback(opener)", runner.__dict__)
+    assert runner.finalize(in_a_thread, opener) == []
+
+
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=NAMES)
+def test_g8_a_thread_that_a_dag_file_begins_while_it_is_parsed_takes_no_lease(opener):
+    runner = ModuleType("airflow.sdk.execution_time.task_runner")
+    exec("def parse(step, *args):\n    return step(*args)", runner.__dict__)
+    bag = ModuleType("airflow.dag_processing.dagbag")
+    exec("def load(step, *args):\n    return step(*args)", bag.__dict__)
+    [error] = runner.parse(bag.load, in_a_thread, opener)
+    assert isinstance(error, OutsideTaskError)
+
+
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=NAMES)
+def test_g8_a_thread_outside_of_tasks_is_told_what_to_do(opener, dsn):
+    [error] = in_a_thread(opener)
+    assert isinstance(error, OutsideTaskError)
+    assert f"({__file__}:" in str(error)
+    assert "store='postgresql://...'" in str(error)
+    with asset_state_sync("other", store=dsn):
+        context = contextvars.copy_context()
+
+        def opens():
+            with opener() as state:
+                opened.append(state.resumed)
+
+        opened = []
+        thread = threading.Thread(target=context.run, args=[opens])
+        thread.start()
+        thread.join()
+        assert opened == [False]
+
+
 @pytest.mark.parametrize("within", ["nothing", "a task"])
 @pytest.mark.parametrize("made", ["asset_state_sync('orders')", "task_state_sync(SCOPE)"])
 def test_g8_a_dag_file_that_is_parsed_takes_no_lease(made, within, tmp_path, dsn, in_task):
@@ -118,7 +183,9 @@ def test_g8_a_dag_file_that_is_parsed_takes_no_lease(made, within, tmp_path, dsn
         bag = DagBag(dag_folder=tmp_path / "its_dag.py", load_op_links=False)
     [error] = bag.import_errors.values()
     assert "OutsideTaskError" in error
-    assert "while a DAG file is parsed" in error
+    assert f"while a DAG file is parsed ({tmp_path}/its_dag.py:3), because" in error, (
+        "Airflow shows no line of it"
+    )
     for opener in (asset_state_sync("orders", store=dsn), task_state_sync(SCOPE, store=dsn)):
         with opener as state:
             assert state._handle._pending.lease.epoch == 1
