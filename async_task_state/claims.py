@@ -150,12 +150,15 @@ def private_state(state: TaskState, values: Mapping[str, str], attempt: int | No
         attempt: The attempt that was deferred; None for that of `state`.
     """
     attempt = state.attempt if attempt is None else attempt
-    return TaskState(
+    left = TaskState(
         state.scope,
         attempt=attempt,
         store=_PrivateChannel(values_of(state.scope, values)),
         settings=state._settings,
     )
+    # Nothing resumes.
+    left._is_told = False
+    return left
 
 
 class _PrivateChannel:

@@ -25,7 +25,7 @@ from async_task_state.cli_watch import WatchView, follow, writing
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.lifetime import lent_store
 from async_task_state.settings import load_settings
-from async_task_state.text import plain
+from async_task_state.text import counted, plain
 from async_task_state.upkeep import purge_all
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _purge(args: argparse.Namespace) -> int:
     else:
         days = settings.default_retention_days
         idle = f", and of states not in use for {days:,g} days" if days else ""
-        screen.show(Text(f"purged {views.counted(purged, 'row')} of keys that had expired{idle}"))
+        screen.show(Text(f"purged {counted(purged, 'row')} of keys that had expired{idle}"))
     return OK
 
 
@@ -305,7 +305,7 @@ def _check(args: argparse.Namespace) -> int:
     else:
         screen.show(views.checks_table(found))
         warned = sum(check.warning for check in found)
-        well = f"states are kept, {views.counted(warned, 'warning')}" if warned else "all is well"
+        well = f"states are kept, {counted(warned, 'warning')}" if warned else "all is well"
         screen.show(Text(f"{failed} of {len(found)} failed" if failed else well))
     return FAILED if failed else OK
 

@@ -16,6 +16,7 @@ from async_task_state.scopes import TaskScope
 from async_task_state.settings import SECTION, Dsn, Settings, check_executor, is_number, load_settings
 from async_task_state.stores import Batch, Lease, open_store, sqlite_path
 from async_task_state.stores.sqlite_file import check_names, modes_for_others
+from async_task_state.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,7 +229,7 @@ async def _store(dsn: str) -> str:
         found = await store.count_scopes()
     finally:
         await store.close()
-    return f"can be read and written, and holds {found:,} {'state' if found == 1 else 'states'}"
+    return f"can be read and written, and holds {counted(found, 'state')}"
 
 
 def _file(database: Path) -> str:

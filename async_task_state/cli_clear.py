@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from async_task_state.cli_check import absent
 from async_task_state.cli_scope import NotFoundError, find, named
-from async_task_state.cli_views import counted, scope_document, what_is_stored
+from async_task_state.cli_views import scope_document, what_is_stored
 from async_task_state.scopes import TaskScope
+from async_task_state.text import counted
 
 if TYPE_CHECKING:
     import argparse

@@ -19,7 +19,7 @@ from async_task_state.digests import work_records
 from async_task_state.errors import DamagedRecordError
 from async_task_state.records import author_values
 from async_task_state.scopes import AssetScope, TaskScope
-from async_task_state.text import plain
+from async_task_state.text import counted, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,6 @@ __all__ = [
     "by_item",
     "checks_table",
     "clock",
-    "counted",
     "failed_text",
     "holder",
     "info_document",
@@ -236,11 +235,6 @@ def holder(scope: Scope, attempt: int, epoch: int) -> str:
     if not epoch:
         return "opened by nobody yet"
     return f"epoch {epoch}" if isinstance(scope, AssetScope) else f"attempt {attempt}, epoch {epoch}"
-
-
-def counted(number: int, noun: str) -> str:
-    """How many there are of what."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

@@ -20,7 +20,6 @@ from async_task_state.cli_scope import in_its_region
 from async_task_state.cli_views import (
     by_item,
     clock,
-    counted,
     failed_text,
     holder,
     iso,
@@ -31,7 +30,7 @@ from async_task_state.cli_views import (
 )
 from async_task_state.digests import work_records
 from async_task_state.errors import StoreUnavailableError
-from async_task_state.text import plain
+from async_task_state.text import counted, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

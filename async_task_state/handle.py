@@ -95,6 +95,7 @@ class State:
         self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
         self._resumed = False
+        self._is_told = True
         self._works: dict[str, WorkSet] = {}
         self._calls = Calls()
         self._checkpoints = self._calls.kind("checkpoint")
@@ -134,7 +135,6 @@ class State:
             else:
                 wanted = self._wanted_attempt, self._run
                 self._pending = await self._writer.open(self._scope, *wanted, self._max_delay)
-            content = dict(self._values())
             try:
                 self._begin(self._values())
             except BaseException:
@@ -142,7 +142,7 @@ class State:
                 raise
             if self._pending is not None:
                 self._pending.story = Story(self, self._pending)
-                self._pending.story.opened(content if self._resumed else {}, resumed=self._resumed)
+                self._pending.story.opened(self._values(), self._beginning(), resumed=self._resumed)
         self._depth = 1
         turn_given()
         self.note()
@@ -360,6 +360,10 @@ class State:
     def _begin(self, values: dict[str, str]) -> None:
         """What there is to do when a state was opened that holds `values`."""
         self._resumed = bool(values)
+
+    def _beginning(self) -> str:
+        """What an attempt does that has opened the state, for the log."""
+        return "resumes" if self._resumed else "begins with an empty state"
 
     async def _look_at(self, writer: Writer | AwaitedWriter) -> Snapshot | None:
         """What the store has, without the lease."""

@@ -11,6 +11,7 @@ from async_task_state.errors import SourceNotAllowedError
 from async_task_state.logs import Log
 from async_task_state.places import open_place
 from async_task_state.sources import found, modified_before, modified_of, moment_of
+from async_task_state.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,9 +96,9 @@ class Lookout:
         unlisted = [str(error) for error in missed if not isinstance(error, FileNotFoundError)]
         told = []
         if unlisted:
-            told.append(f"{len(unlisted)} folders cannot be listed, the first: {unlisted[0]}")
+            told.append(f"{counted(len(unlisted), 'folder')} cannot be listed, the first: {unlisted[0]}")
         if refused:
-            told.append(f"{len(refused)} files are left out, the first: {refused[0]}")
+            told.append(f"{counted(len(refused), 'file is', 'files are')} left out, the first: {refused[0]}")
         if told and told != self._told:
             log.warning("%s; they are not reported", "; ".join(told))
         self._told = told

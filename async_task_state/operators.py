@@ -19,7 +19,7 @@ from async_task_state.jobs import JobWork, after_clear
 from async_task_state.places import check_allowed, check_base
 from async_task_state.sources import Source, check_source, plain_place, plain_source
 from async_task_state.state import task_state
-from async_task_state.text import plain
+from async_task_state.text import counted, plain
 from async_task_state.triggers.files import ProcessFilesTrigger
 from async_task_state.triggers.jobs import RemoteJobTrigger
 
@@ -158,8 +158,9 @@ class ProcessFilesOperator(BaseOperator):
         }
 
     def _finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        counts = "{done} files done, {skipped} done before, {failed} failed, in {elapsed} s".format_map(
-            result
+        counts = (
+            f"{counted(result['done'], 'file')} done, {result['skipped']:,} done before, {result['failed']:,} failed, in"
+            f" {result['elapsed']} s"
         )
         if result["status"] == "failed" and self.on_error == "raise":
             first = "; ".join(f"{failure['file']}: {failure['error']}" for failure in result["failures"])

@@ -31,7 +31,7 @@ from async_task_state.logs import Log
 from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkSummary
 from async_task_state.settings import check_count
-from async_task_state.text import told
+from async_task_state.text import counted, told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -111,9 +111,9 @@ class Run:
         )
         if self._failed > LOGGED_FAILURES:
             log.warning(
-                "%s: %d more items of work set %r failed",
+                "%s: %s of work set %r failed",
                 self._work._state._scope,
-                self._failed - LOGGED_FAILURES,
+                counted(self._failed - LOGGED_FAILURES, "more item"),
                 self._work.name,
             )
         if isinstance(self._fatal, _ItemFailed):

@@ -187,6 +187,7 @@ class TaskState(State):
         self._on_open = on_open
         self._cleared = False
         self._owes = False
+        self._found_clear = False
 
     async def __aenter__(self: S) -> S:  # noqa: PYI019 - joining gives the outer handle
         """Open the state, see `State`."""
@@ -241,13 +242,20 @@ class TaskState(State):
         # beyond it.
         tries, noted = str(self._max_tries), values.get(MAX_TRIES)
         changes: dict[str, Change] = {} if noted == tries else {MAX_TRIES: (tries, None)}
-        self._cleared = noted not in (None, tries)
+        self._cleared = self._found_clear = noted not in (None, tries)
         if self._cleared:
             changes[CLEARED] = (str(self._attempt), None)
         if self._cleared and self._on_clear != "resume":
             self._start_over(pending, values, changes)
         elif changes := changes | name_trigger(values, self._trigger, self._attempt):
             pending.note(changes)
+
+    def _beginning(self) -> str:
+        if not self._found_clear:
+            return super()._beginning()
+        if self._on_clear != "resume":
+            return "starts over: cleared by a user"
+        return f"{super()._beginning()}, although a user has cleared it"
 
     def _start_over(self, pending: Pending, values: dict[str, str], changes: dict[str, Change]) -> None:
         """Empty the state after a clear, and keep what is owed and what the author keeps."""

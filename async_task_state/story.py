@@ -10,6 +10,7 @@ from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.digests import work_records
 from async_task_state.errors import StoreError
 from async_task_state.logs import Log
+from async_task_state.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,21 +34,26 @@ class Story:
         pending: Its changes.
     """
 
-    __slots__ = ("_begun", "_next", "_pending", "_state")
+    __slots__ = ("_begun", "_is_told", "_next", "_pending", "_state")
 
     def __init__(self, state: State, pending: Pending) -> None:
         self._state = ref(state)
         self._pending = pending
+        self._is_told = state._is_told
         self._begun = time.monotonic()
         self._next = self._begun + PROGRESS_SECONDS
 
-    def opened(self, values: Mapping[str, str], *, resumed: bool) -> None:
-        """Say what an earlier holder has left."""
+    def opened(self, values: Mapping[str, str], how: str, *, resumed: bool) -> None:
+        """Say what an earlier holder has left.
+
+        Args:
+            values: What there is now.
+            how: What the attempt does with it.
+            resumed: Whether there is anything.
+        """
         lease = self._pending.lease
-        if resumed:
-            log.info("%s: attempt %d resumes: %s", lease.scope, lease.attempt, content(lease.scope, values))
-        else:
-            log.info("%s: attempt %d begins with an empty state", lease.scope, lease.attempt)
+        found = f": {content(lease.scope, values)}" if resumed else ""
+        self._say("attempt %d %s%s", lease.attempt, how, found)
 
     @property
     def goes_on(self) -> bool:
@@ -60,27 +66,33 @@ class Story:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PROGRESS_SECONDS
-            log.info("%s: after %.0f s: %s", self._pending.lease.scope, now - self._begun, self._progress())
+            self._say("after %.0f s: %s", now - self._begun, self._progress())
 
     def left(self) -> None:
         """Say what came of it."""
         seconds = time.monotonic() - self._begun
-        log.info("%s: left after %.1f s: %s", self._pending.lease.scope, seconds, self._progress())
+        self._say("left after %.1f s: %s", seconds, self._progress())
+
+    def _say(self, message: str, *args: object) -> None:
+        if self._is_told:
+            log.info("%s: %s", self._pending.lease.scope, message % args)
 
     def _progress(self) -> str:
         state, stats = self._state(), self._pending.stats
         works = [] if state is None else list(state._works.values())
         parts = [f"{work.name!r} {len(work._done):,} done, {len(work._failures):,} failed" for work in works]
-        return "; ".join([*parts, f"{stats.recorded:,} calls recorded, {stats.commits:,} commits"])
+        return "; ".join(
+            [*parts, f"{counted(stats.recorded, 'call')} recorded, {counted(stats.commits, 'commit')}"]
+        )
 
 
 def content(scope: Scope, values: Mapping[str, str]) -> str:
     """What a state holds, for a log line."""
-    keys = sum(not key.startswith(RESERVED_PREFIX) for key in values)
+    keys = counted(sum(not key.startswith(RESERVED_PREFIX) for key in values), "key")
     try:
         records = work_records(scope, values)
     except StoreError as error:
         # Opening that work set raises it; the others can be used.
-        return f"{keys:,} keys, and {error}"
+        return f"{keys}, and {error}"
     parts = [f"{name!r} {each.done:,} done, {len(each.failures):,} failed" for name, each in records.items()]
-    return "; ".join([*parts, f"{keys:,} keys"])
+    return "; ".join([*parts, keys])

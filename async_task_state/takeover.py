@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleWriterError
+from async_task_state.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -42,7 +43,7 @@ def unsaved_text(scope: Scope, changed: Collection[str]) -> str:
     keys = [key for key in changed if not key.startswith(RESERVED_PREFIX)]
     named = [repr(key) for key in keys[:NAMED_KEYS]]
     if len(keys) > NAMED_KEYS:
-        named.append(f"{len(keys) - NAMED_KEYS} more keys")
+        named.append(counted(len(keys) - NAMED_KEYS, "more key"))
     if len(keys) < len(changed):
         named.append("work progress")
     return f"{scope}: {', '.join(named) or 'nothing'}"

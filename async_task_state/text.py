@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["COMMANDING", "UNSENDABLE", "plain", "sendable", "told"]
+__all__ = ["COMMANDING", "UNSENDABLE", "counted", "plain", "sendable", "told"]
 
 UNSENDABLE: Final = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 cannot encode, or a database's JSON cannot hold."""
@@ -30,6 +30,17 @@ def plain(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """How many there are of what.
+
+    Args:
+        number: How many.
+        noun: What one is called.
+        nouns: What several are, where that is not only an s more.
+    """
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def sendable(text: str) -> str:

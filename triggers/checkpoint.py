@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from abc import abstractmethod
 from contextlib import aclosing, nullcontext
 from datetime import datetime, timedelta, timezone
@@ -29,7 +30,7 @@ from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.stores.airflow import trigger_channel
 from async_task_state.sync import SyncTaskState
-from async_task_state.text import told
+from async_task_state.text import plain, told
 from async_task_state.wire import carried, check_payload
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class CheckpointTrigger(BaseTrigger):
         if not killing.cancelled() and (error := killing.exception()) is not None:
             self.log.error(
                 "on_user_kill has failed, and is not called again: %s",
-                told(error, repr),
+                plain(told(error, repr)),
                 exc_info=carried(error),
             )
 
@@ -250,14 +251,13 @@ class CheckpointTrigger(BaseTrigger):
         for owed in claims.notes_of(state):
             if not claims.is_owed_to(owed, state):
                 self.log.warning(
-                    "a clear owes on_user_kill to %s, which the task does not defer to", owed.trigger
+                    "a clear owes on_user_kill to %s, which the task does not defer to", plain(owed.trigger)
                 )
                 continue
             patience = self._kill_seconds + CLAIM_SECONDS
             note = await claims.claim_note(state, owed.key, uuid4().hex, patience=patience)
             if note is None:
                 continue
-            self.log.info("calling on_user_kill for attempt %d, which a user has cleared", note.attempt)
             async with claims.private_state(state, note.values, note.attempt) as left:
                 error = await self._call_on_user_kill(left)
             await claims.remove(state, note)
@@ -270,8 +270,11 @@ class CheckpointTrigger(BaseTrigger):
         Raises:
             StaleWriterError: A clear has taken the state from it.
         """
+        self.log.info("on_user_kill is called: a user has stopped attempt %d", state.attempt)
+        begun = time.monotonic()
         try:
             await asyncio.wait_for(self.on_user_kill(state), self._kill_seconds)
+            self.log.info("on_user_kill has returned after %.1f s", time.monotonic() - begun)
         except StaleWriterError:
             raise
         except Exception as error:  # noqa: BLE001 - the author's

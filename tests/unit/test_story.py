@@ -37,6 +37,37 @@ async def test_the_log_says_what_is_resumed_and_what_came_of_it(make_state, capl
     assert lines(caplog) == []
 
 
+async def test_the_log_counts_one_as_one(make_state, caplog, scope):
+    caplog.set_level(logging.INFO, story.__name__)
+    async with make_state(attempt=1) as state:
+        await state.set("a", 1)
+    assert lines(caplog)[1].endswith("s: 1 call recorded, 1 commit")
+    caplog.clear()
+    async with make_state(attempt=2):
+        assert lines(caplog) == [f"{scope}: attempt 2 resumes: 1 key"]
+
+
+@pytest.mark.parametrize(
+    ("on_clear", "says"),
+    [
+        ("restart", "starts over: cleared by a user"),
+        ("resume", "resumes, although a user has cleared it: 'w' 1 done, 0 failed; 2 keys"),
+        (lambda values: {"a": values["a"]}, "starts over: cleared by a user: 1 key"),
+    ],
+    ids=["restart", "resume", "function"],
+)
+async def test_the_log_says_that_a_user_has_cleared_the_task(make_state, caplog, scope, on_clear, says):
+    async with make_state(attempt=1, max_tries=1) as state:
+        await state.checkpoint(a=1, b=2)
+        await state.work("w").done("x")
+    caplog.set_level(logging.INFO, story.__name__)
+    async with make_state(attempt=2, max_tries=3, on_clear=on_clear):
+        assert lines(caplog) == [f"{scope}: attempt 2 {says}"]
+    caplog.clear()
+    async with make_state(attempt=3, max_tries=3):
+        assert "clear" not in lines(caplog)[0]
+
+
 async def test_the_log_says_how_far_it_is(make_state, caplog, monkeypatch, scope):
     caplog.set_level(logging.INFO, story.__name__)
     async with make_state() as state:

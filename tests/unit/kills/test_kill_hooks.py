@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from killkit import SCOPE, HasNoHook, KillFails, Running, Waits, WaitsForPages, calls
@@ -93,3 +94,19 @@ async def test_a_trigger_knows_that_its_attempt_began_with_a_clear(task):
     await task.defer()
     async with task.trigger().task_state() as state:
         assert not state.cleared
+
+
+async def test_the_log_says_that_the_call_was_made_and_has_returned_and_nothing_resumes(task, capsys):
+    await task.defer()
+    async with Running(task.trigger()):
+        pass
+    task.clear()
+    again = await task.defer()
+    capsys.readouterr()
+    async with Running(again):
+        pass
+    told = capsys.readouterr().out
+    called, returned = [line for line in told.splitlines() if "on_user_kill" in line]
+    assert "on_user_kill is called: a user has stopped attempt 1 " in called
+    assert re.search(r"on_user_kill has returned after \d+\.\d s ", returned)
+    assert "attempt 1 resumes" not in told
