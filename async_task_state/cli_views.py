@@ -17,6 +17,7 @@ from rich.text import Text
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.digests import work_records
 from async_task_state.errors import DamagedRecordError
+from async_task_state.items import shown_item
 from async_task_state.records import author_values
 from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.text import counted, plain
@@ -210,7 +211,11 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
         if record.failures:
             failures = table(f"failed in {plain(name)}", "tries", "error", right={"tries"})
             for failure in by_item(record.failures)[:SHOWN_FAILURES]:
-                failures.add_row(Text(plain(failure.item)), f"{failure.tries:,}", Text(plain(failure.error)))
+                failures.add_row(
+                    Text(plain(shown_item(name, failure.item))),
+                    f"{failure.tries:,}",
+                    Text(plain(failure.error)),
+                )
             parts += [Text(), failures, *_rest(len(record.failures), SHOWN_FAILURES)]
     return Group(*parts)
 

@@ -30,6 +30,7 @@ from async_task_state.cli_views import (
 )
 from async_task_state.digests import work_records
 from async_task_state.errors import StoreUnavailableError
+from async_task_state.items import shown_item
 from async_task_state.text import counted, plain
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def watch_view(view: WatchView, note: str | None) -> Group:
     for work in view.works:
         parts += [
             Text(
-                f"failed: {plain(failure.item)}: {plain(failure.error)}",
+                f"failed: {plain(shown_item(work.name, failure.item))}: {plain(failure.error)}",
                 "red",
                 overflow="ellipsis",
                 no_wrap=True,

@@ -21,6 +21,7 @@ from async_task_state.errors import (
     SourceNotAllowedError,
     WorkFailedError,
 )
+from async_task_state.items import FILES
 from async_task_state.logs import Log
 from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
@@ -41,7 +42,6 @@ __all__ = ["FileWork", "load_processor"]
 
 log = Log(__name__)
 
-WORK_SET: Final = "files"
 TOTALS: Final = "totals"
 CHUNK: Final = 500
 """How many files are looked up in one hop to a worker thread."""
@@ -133,7 +133,7 @@ class FileWork:
             sums = decode(state._values().get(TOTALS, "{}"))  # noqa: SLF001 - without a turn of the event loop
             return {TOTALS: totals.plus(sums, result, file.name)}
 
-        files = state.work(WORK_SET)
+        files = state.work(FILES)
 
         def key(file: File) -> str:
             return file.earlier if file.earlier is not None and files.is_done(file.earlier) else file.key

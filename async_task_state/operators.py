@@ -142,7 +142,17 @@ class ProcessFilesOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Take the trigger's event for the result."""
+        self._tell(event)
         return self._finish(event)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """Say in the worker's log what the trigger's says, which people look at last."""
+        if not event["total"]:
+            self.log.warning("%s", plain(f"there is no file in {self.source!r}"))
+        for failure in event["failures"]:
+            self.log.warning("%s", plain(f"{failure['file']!r} failed: {failure['error']}"))
+        if (more := event["failed"] - len(event["failures"])) > 0:
+            self.log.warning("%s failed: async-task-state show names them", counted(more, "more file"))
 
     def _arguments(self) -> dict[str, Any]:
         return {

@@ -27,6 +27,7 @@ from async_task_state.errors import (
     UnstableItemError,
     WorkFailedError,
 )
+from async_task_state.items import shown_item
 from async_task_state.logs import Log
 from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkSummary
@@ -207,7 +208,7 @@ class Run:
             raise
         except Exception as error:
             if self._on_error == "raise" or digest in self._work._done:
-                name_item(error, self._name_of(item, None))
+                name_item(error, shown_item(self._work.name, self._name_of(item, None)))
                 raise
             return error
 
@@ -219,7 +220,7 @@ class Run:
 
     def _end_at(self, failure: Failure, error: BaseException | None) -> None:
         if self._on_error == "raise":
-            raise _ItemFailed(f"{failure.item!r} failed: {failure.error}") from error
+            raise _ItemFailed(f"{self._shown(failure)!r} failed: {failure.error}") from error
 
     def _count_failure(self, failure: Failure, error: BaseException | None) -> None:
         self._failed += 1
@@ -229,11 +230,14 @@ class Run:
             log.warning(
                 "%s: %r of work set %r failed: %s",
                 self._work._state._scope,
-                failure.item,
+                self._shown(failure),
                 self._work.name,
                 failure.error,
                 exc_info=error,
             )
+
+    def _shown(self, failure: Failure) -> str:
+        return shown_item(self._work.name, failure.item)
 
     def _caller(self) -> Call:
         """`fn` as an async function: a plain one runs in a worker thread, and what it returns may be awaitable."""

@@ -19,6 +19,7 @@ from upath import UPath
 
 from async_task_state import InvalidArgumentError, ProcessorError, SourceError
 from async_task_state.files import FileWork, list_files, load_processor
+from async_task_state.items import shown_item
 from async_task_state.operators import ProcessFilesOperator
 from async_task_state.triggers import NewFilesTrigger, ProcessFilesTrigger
 
@@ -302,6 +303,31 @@ async def test_failures_are_named_by_file_and_error(make_state, folder):
     ]
     raised = await run(make_state, attempt=2, source=str(folder), processor=picky)
     assert (raised["status"], raised["failed"]) == ("failed", 1)
+
+
+@pytest.mark.anyio
+async def test_a_file_is_called_by_its_path_in_the_log(make_state, folder, caplog):
+    (folder / "bad#1.txt").write_text("")
+    await run(make_state, source=str(folder), processor=picky, on_error="collect", identity="stat")
+    [line] = [message for message in caplog.messages if "failed: " in message]
+    path = folder / "bad#1.txt"
+    assert line == f"dag/run/task: '{path}' of work set 'files' failed: ValueError: cannot read bad#1.txt"
+
+
+@pytest.mark.parametrize(
+    ("work_set", "key", "shown"),
+    [
+        ("files", "/in/a.csv#12,1764180000.5", "/in/a.csv"),
+        ("files", 's3://b/a#b#0,2026-01-01 00:00:00+00:00,"tag"', "s3://b/a#b"),
+        ("files", "/in/gone#,", "/in/gone"),
+        ("files", "/in/a\n#12,1\n", "/in/a\n"),
+        ("files", "/in/a#b.csv", "/in/a#b.csv"),
+        ("files", "#1,2", "#1,2"),
+        ("pages", "/in/a.csv#12,1", "/in/a.csv#12,1"),
+    ],
+)
+def test_people_are_shown_a_path(work_set, key, shown):
+    assert shown_item(work_set, key) == shown
 
 
 @pytest.mark.anyio

@@ -94,6 +94,35 @@ async def test_an_operator_that_collects_succeeds(tmp_path, on_error):
             operator.execute_complete({}, event)
 
 
+def test_the_worker_that_takes_an_event_says_which_files_failed(tmp_path, capsys):
+    operator = ProcessFilesOperator(task_id="t", source="/in/*.csv", processor="os.stat", on_error="collect")
+    event = {"status": "failed", "total": 14, "done": 1, "skipped": 0, "failed": 13, "elapsed": 0.1}
+    event["failures"] = [{"file": f"/in/{n}\x1b", "error": "ValueError: no\nmore"} for n in range(10)]
+    operator.execute_complete({}, event)
+    told = capsys.readouterr().out
+    for number in range(10):
+        assert f"'/in/{number}\\x1b' failed: ValueError: no\\nmore" in told
+    assert "3 more files failed: " in told
+    assert "1 file done, 0 done before, 13 failed, in 0.1 s" in told
+
+
+def test_the_worker_that_takes_an_event_says_that_there_was_no_file(capsys):
+    operator = ProcessFilesOperator(task_id="t", source="/in/*.csv", processor="os.stat")
+    event = {
+        "status": "success",
+        "total": 0,
+        "done": 0,
+        "skipped": 0,
+        "failed": 0,
+        "elapsed": 0.1,
+        "failures": [],
+    }
+    operator.execute_complete({}, event)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "there is no file" in line]
+    assert "warning" in line.lower()
+    assert "there is no file in '/in/*.csv'" in line
+
+
 @pytest.mark.parametrize(
     "result",
     [

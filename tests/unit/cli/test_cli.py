@@ -201,6 +201,26 @@ def test_nothing_stored_can_command_the_terminal(run, make_state, monkeypatch, c
     assert "work\\x1b[2J\\x9b31m\\r\\n[red]" in out
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("command", [["show"], ["watch", "--until", "1"]])
+def test_a_file_that_failed_is_shown_by_its_path_and_told_to_programs_by_its_key(
+    run, make_state, monkeypatch, command, terminal
+):
+    async def store():
+        async with make_state(TaskScope(*IDS)) as state:
+            await state.work("files").done("/in/b.csv#3,1.5")
+            await state.work("files").failed("/in/a.csv#12,1764180000.5", ValueError("no"))
+
+    asyncio.run(store())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = run(*command, *IDS)
+    assert "#12," not in out
+    assert ("/in/a.csv" in out) == (terminal or command == ["show"])
+    shown = json.loads(run("show", *IDS, "--json")[1])
+    assert shown["work"][0]["failures"][0]["item"] == "/in/a.csv#12,1764180000.5"
+
+
 # no database
 
 
