@@ -21,7 +21,17 @@ from async_task_state.text import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Advice", "Check", "absent", "checks", "is_postgres", "no_database", "opened_by_commands", "shown"]
+__all__ = [
+    "Advice",
+    "Check",
+    "Fault",
+    "absent",
+    "checks",
+    "is_postgres",
+    "no_database",
+    "opened_by_commands",
+    "shown",
+]
 
 AIRFLOWS: Final = (
     "the dsn airflow: keeps state in Airflow's own store, which these commands do not open: Airflow shows it on the page of"
@@ -53,17 +63,24 @@ class Advice(str):
     __slots__ = ()
 
 
+class Fault(str):
+    """An answer that says what is wrong, and does not keep anything else from being asked."""
+
+    __slots__ = ()
+
+
 def checks(dsn: str | None) -> Iterator[Check]:
-    """Ask one thing after another, as far as the answers allow; nothing is left behind.
+    """Ask one thing after another, but for what cannot be asked after an answer; nothing is left behind.
 
     Args:
         dsn: The store to ask about; None is the configured one.
     """
     settings = _check("settings", _settings)
     yield settings
-    if dsn is None and not settings.ok:
+    try:
+        named = load_settings().dsn if dsn is None else dsn
+    except AsyncTaskStateError:
         return
-    named = load_settings().dsn if dsn is None else dsn
     known = _check("dsn", lambda: _dsn(named))
     yield known
     if not known.ok:
@@ -72,15 +89,19 @@ def checks(dsn: str | None) -> Iterator[Check]:
     if _is_airflows(dsn):
         return
     yield _check("executor", lambda: _executor(dsn))
+    usable = True
     if dsn.startswith("sqlite:"):
         directory = _check("directory", lambda: asyncio.run(_directory(Path(sqlite_path(dsn)))))
         yield directory
-        if not directory.ok:
-            return
+        usable = directory.ok
     for found in _of_postgres(dsn) if is_postgres(dsn) else ():
         yield found
-        if not found.ok:
-            return
+        # Whatever else is wrong, states are read and written in the tables of a server that answers.
+        usable = usable and (
+            found.ok or found.name not in {"server", "tables"} or isinstance(found.detail, Fault)
+        )
+    if not usable:
+        return
     store = _check("store", lambda: asyncio.run(_store(dsn)))
     yield store
     if store.ok and dsn.startswith("sqlite:") and not no_database(dsn):
@@ -125,7 +146,8 @@ def no_database(dsn: str) -> str | None:
 def _check(name: str, ask: Callable[[], str]) -> Check:
     try:
         detail = ask()
-        return Check(name, ok=True, detail=detail, warning=isinstance(detail, Advice))
+        ok = not isinstance(detail, Fault)
+        return Check(name, ok=ok, detail=detail, warning=isinstance(detail, Advice))
     except AsyncTaskStateError as error:
         return Check(name, ok=False, detail=str(error))
     except Exception as error:  # noqa: BLE001 - Airflow's configuration can be broken in any way
@@ -185,7 +207,10 @@ def _of_postgres(dsn: str) -> Iterator[Check]:
     from async_task_state.stores.postgres_dsn import PostgresDsn  # noqa: PLC0415
 
     parsed = PostgresDsn.parse(dsn)
-    yield _check("server", lambda: asyncio.run(describe_server(parsed)))
+    server = _check("server", lambda: asyncio.run(describe_server(parsed)))
+    yield server
+    if not server.ok and not isinstance(server.detail, Fault):
+        return
     yield _check("tables", lambda: asyncio.run(describe_tables(parsed)))
     yield _check("role", lambda: asyncio.run(describe_role(parsed)))
     yield _check("connections", lambda: asyncio.run(describe_connections(parsed)))

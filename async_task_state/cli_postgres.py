@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from async_task_state.cli_check import Fault
 from async_task_state.errors import AsyncTaskStateError, StoreError
 from async_task_state.stores.postgres_connect import connect
 from async_task_state.stores.postgres_connection import CLOSE_SECONDS, COMMAND_SECONDS
@@ -63,7 +64,7 @@ async def init(dsn: PostgresDsn, role: str | None) -> tuple[int, int]:
 
 
 async def describe_server(dsn: PostgresDsn) -> str:
-    """Which one answers; a StoreError where it does not, or would lose what is saved."""
+    """Which one answers, or what of it would lose what is saved; a StoreError where none does."""
     async with looking(dsn) as db:
         number, role, pid, *risks = await db.fetchrow(
             "SELECT split_part(current_setting('server_version'), ' ', 1), current_user::text, pg_backend_pid(),"
@@ -73,9 +74,7 @@ async def describe_server(dsn: PostgresDsn) -> str:
         is_pooled = pid != db.get_server_pid()
     for name, value in zip(("fsync", "synchronous_commit"), risks, strict=True):
         if value == "off":
-            raise StoreError(
-                f"{name} is off, so a crash of the server would lose what was saved: set it to on"
-            )
+            return Fault(f"{name} is off, so a crash of the server would lose what was saved: set it to on")
     answers = f"PostgreSQL {number} answers, as role {role}"
     if dsn.pgbouncer or not is_pooled:
         return answers

@@ -101,6 +101,15 @@ def test_check_finds_wrong_settings(check, monkeypatch, option, value, said):
 
 
 @pytest.mark.usefixtures("_settings_read_anew")
+def test_check_goes_on_after_a_misspelt_setting(capsys, monkeypatch, dsn):
+    monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__DSN", dsn)
+    monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__MAX_DEALY", "2")
+    assert cli.main(["check", "--json"]) == 1
+    answers = {each["check"]: each["ok"] for each in json.loads(capsys.readouterr().out)["checks"]}
+    assert answers == {"settings": False, "dsn": True, "executor": True, "directory": True, "store": True}
+
+
+@pytest.mark.usefixtures("_settings_read_anew")
 def test_check_stops_at_settings_that_name_no_store(capsys, monkeypatch):
     monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__MAX_DELAY", "-1")
     assert cli.main(["check", "--json"]) == 1

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from async_task_state import TaskScope, cli
+from async_task_state import StoreError, TaskScope, cli
 from async_task_state.stores.postgres_dsn import PostgresDsn
 from async_task_state.stores.postgres_schema import MIGRATIONS, grants, script
 
@@ -125,7 +125,7 @@ def test_check_says_what_it_found(run, answers, admin, dsn, role, schema, fill, 
     ]
 
 
-def test_g8_check_stops_where_it_finds_trouble(answers, postgres, admin, dsn, role, schema, there):
+def test_g8_check_asks_for_all_that_trouble_leaves_to_ask(answers, postgres, admin, dsn, role, schema, there):
     code, found = answers()
     assert (code, list(found)) == (1, ["dsn", "server", "tables"])
     assert f"`async-task-state init-db --sql --role {role.name}`" in found["tables"][1]
@@ -149,10 +149,35 @@ def test_g8_check_stops_where_it_finds_trouble(answers, postgres, admin, dsn, ro
     assert (code, list(found)) == (1, ["dsn", "server"])
     assert "password authentication failed" in found["server"][1]
     code, found = answers(store=f"{admin}&options=-c%20synchronous_commit%3Doff")
-    assert (code, list(found)) == (1, ["dsn", "server"])
+    assert (code, list(found)) == (1, ["dsn", "server", "tables", "store"])
+    assert [ok for ok, _ in found.values()] == [True, False, True, False]
     assert (
         "synchronous_commit is off, so a crash of the server would lose what was saved" in found["server"][1]
     )
+
+
+@pytest.mark.usefixtures("_settings_read_anew")
+def test_g8_check_goes_on_after_each_line_that_others_do_not_depend_on(run, admin, dsn, tables, monkeypatch):
+    def asked(store):
+        code, out, _ = run("check", "--json", store=store)
+        return code, {answer["check"]: answer["ok"] for answer in json.loads(out)["checks"]}
+
+    every = ["settings", "dsn", "executor", "server", "tables", "role", "connections", "store"]
+    code, answers = asked(f"{dsn}&options=-c%20synchronous_commit%3Doff")
+    assert (code, list(answers)) == (1, every)
+    assert [name for name, ok in answers.items() if not ok] == ["server"]
+    monkeypatch.setattr("async_task_state.cli_deployment.describe_role", fails)
+    monkeypatch.setattr("async_task_state.cli_deployment.describe_connections", fails)
+    code, answers = asked(dsn)
+    assert (code, list(answers)) == (1, every)
+    assert [name for name, ok in answers.items() if not ok] == ["role", "connections"]
+    monkeypatch.setattr("async_task_state.cli_postgres.describe_tables", fails)
+    code, answers = asked(dsn)
+    assert (code, list(answers)) == (1, every[:-1])
+
+
+async def fails(dsn):
+    raise StoreError("no")
 
 
 # init-db
