@@ -162,8 +162,9 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         _clear,
         "remove all that a state holds, or all states of a run, and fence whoever is writing them",
         more="Without TASK every state of the run, of every task and map index. A task or trigger that is at work on one"
-        f" can save nothing more: its next call raises StaleWriterError. As JSON: an object with {_SCOPE_KEYS} and removed"
-        " (how many rows); for several states with dag_id, run_id, task_id, states (how many) and removed.",
+        " can save nothing more: its next call raises StaleWriterError. The trigger of a deferred task begins again with an"
+        " empty state, and its on_user_kill is not called: a clear of the task in Airflow calls it."
+        f" As JSON: an object with {_SCOPE_KEYS} and removed (how many rows); for several states with dag_id, run_id, task_id, states (how many) and removed.",
     )
     add_some(clear)
     clear.add_argument("--yes", action="store_true", help="do not ask")

@@ -198,3 +198,13 @@ def test_what_the_output_cannot_show_is_escaped(fill, dsn, encoding):
     command = [SCRIPT, "show", *IDS, "--dsn", dsn]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60, env=environment)
     assert "\\u2602" in done.stdout.decode(encoding)
+
+
+def test_the_help_of_clear_says_what_becomes_of_a_deferred_task(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["clear", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "The trigger of a deferred task begins again with an empty state, and its on_user_kill is not called"
+        in told
+    )
