@@ -77,7 +77,7 @@ async def test_a_file_whose_name_chains_is_logged_once_and_hides_no_other(watchi
         put(folder, "later")
         assert await events.files() == ["later"]
     [told] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert "1 files are left out, the first: the source" in told
+    assert "1 file is left out, the first: the source" in told
     assert "chains file systems" in told
 
 
