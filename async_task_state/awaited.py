@@ -323,4 +323,7 @@ async def look_beside(
     # What was recorded while Airflow was asked is newer.
     if text is not None and not (pending and pending.changes(key)):
         values.setdefault(key, text)
+        if pending is not None:
+            with pending.lock:
+                pending.room.forget()
     return values.get(key)

@@ -35,6 +35,7 @@ __all__ = [
     "digests_in",
     "each_of",
     "encode_digests",
+    "encoded_bytes",
     "failed_digest",
     "failure_in",
     "segment_number",
@@ -86,6 +87,16 @@ def work_records(scope: Scope, entries: Mapping[str, str]) -> dict[str, WorkReco
 def encode_digests(digests: bytearray) -> str:
     """The text of a segment."""
     return f'"{b64encode(CODEC + digests).decode()}"'
+
+
+def encoded_bytes(key: str, size: int) -> int:
+    """How many bytes a segment takes with its key; one that is empty takes none.
+
+    Args:
+        key: Its key.
+        size: How many bytes its digests have.
+    """
+    return len(key.encode()) + 2 + (len(CODEC) + size + 2) // 3 * 4 if size else 0
 
 
 def digests_in(scope: Scope, key: str, text: str) -> bytes:

@@ -34,6 +34,7 @@ __all__ = [
     "StaleAttemptError",
     "StaleWriterError",
     "StateNotOpenError",
+    "StateTooLargeError",
     "StoreError",
     "StoreUnavailableError",
     "UnknownJobStatusError",
@@ -168,6 +169,10 @@ class StaleAttemptError(StaleWriterError):
 
 class StateNotOpenError(AsyncTaskStateError, RuntimeError):
     """A state was used before `async with` entered it, after it was left, or in a forked child."""
+
+
+class StateTooLargeError(AsyncTaskStateError, ValueError):
+    """A state would hold more than `max_state_bytes` allows; the message names the state, the key and both numbers."""
 
 
 class StoreError(AsyncTaskStateError):

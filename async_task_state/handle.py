@@ -20,6 +20,7 @@ from async_task_state.opened import forget_closed, note_open, states_open_here
 from async_task_state.pauses import must_pause, pause
 from async_task_state.records import author_values, decode_record
 from async_task_state.results import Stats
+from async_task_state.room import TAIL_BYTES, Room
 from async_task_state.scopes import check_attempt
 from async_task_state.settings import Dsn, check_seconds, retention_seconds
 from async_task_state.stores import is_same_store
@@ -135,6 +136,7 @@ class State:
             else:
                 wanted = self._wanted_attempt, self._run
                 self._pending = await self._writer.open(self._scope, *wanted, self._max_delay)
+                self._pending.room = Room(self._settings, self._works)
             try:
                 self._begin(self._values())
             except BaseException:
@@ -239,6 +241,7 @@ class State:
             InvalidKeyError: `key` cannot be a key.
             InvalidValueError: `value` is not JSON.
             ValueTooLargeError: Its JSON is longer than `[async_task_state] max_value_bytes`.
+            StateTooLargeError: The state would hold more than `[async_task_state] max_state_bytes`.
             InvalidArgumentError: `retention` is not a `timedelta` above 0.
         """
         pending = self._writable()
@@ -264,6 +267,7 @@ class State:
             InvalidKeyError: A key cannot be one; nothing is recorded.
             InvalidValueError: A value is not JSON; nothing is recorded.
             ValueTooLargeError: A value's JSON is too long; nothing is recorded.
+            StateTooLargeError: The state would hold more than `[async_task_state] max_state_bytes`; nothing is recorded.
         """
         pending = self._writable()
         if values is not None:
@@ -355,6 +359,8 @@ class State:
             if work is None:
                 work = self._works[name] = WorkSet(self, name, values)
                 work._take_out(values)
+                if self._pending is not None:
+                    self._pending.room.near -= TAIL_BYTES
         return work
 
     def _begin(self, values: dict[str, str]) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio.lowlevel import checkpoint as give_turn
 
 from async_task_state.codec import KILL_PREFIX
-from async_task_state.flight import Flight
+from async_task_state.flight import Flight, laid_over
 from async_task_state.results import Stats
+from async_task_state.room import BYTES_A_KEY_CHAR, FEW
 from async_task_state.stores import Batch
 from async_task_state.takeover import stale_error, unsaved_text
 from async_task_state.waiting import Waiter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from async_task_state.awaited import AwaitedWriter
     from async_task_state.errors import StaleWriterError
+    from async_task_state.room import Room
     from async_task_state.stores import Change, Lease, Snapshot
     from async_task_state.story import Story
     from async_task_state.writer import Writer
@@ -63,6 +65,7 @@ class Pending:
         "lease",
         "lock",
         "reopened_here",
+        "room",
         "story",
         "values",
     )  # fmt: skip
@@ -84,6 +87,7 @@ class Pending:
         self._cleared = False
         self._calls = 0
         self._batch_bytes = 0
+        self.room: Room
         self._since = 0.0
         self._queued = False
         self._recorded = self._coalesced = self._commits = self._bytes = 0
@@ -140,10 +144,16 @@ class Pending:
         """Refuse what the store cannot be sent: nothing, where it takes all JSON."""
 
     def record(self, changes: Mapping[str, Change]) -> None:
-        """Add one call's changes."""
+        """Add one call's changes.
+
+        Raises:
+            StateTooLargeError: The state would hold too much with them.
+        """
         if self.error is not None or self._writer.trouble is not None:
             self.check()
         with self.lock:
+            if self._batch_bytes > self.room.near or len(changes) > FEW:
+                self.room.admit(self, changes)
             # What `whole` does, without one more call: that is 8 % of a checkpoint.
             try:
                 self.add(changes)
@@ -158,6 +168,7 @@ class Pending:
             self.whole(self.add, changes)
             self._calls -= 1
             self._recorded -= 1
+            self.room.forget()
 
     def whole(self, step: Callable[..., None], *args: Any) -> None:
         """Take a step that may be taken twice, whole; the caller holds the lock.
@@ -182,7 +193,9 @@ class Pending:
         pending, values = self._changes, self.values
         for key, change in changes.items():
             replaced = pending.get(key)
-            if replaced is not None and replaced[0] is not None:
+            if replaced is None:
+                self.room.near -= BYTES_A_KEY_CHAR * len(key)
+            elif replaced[0] is not None:
                 self._batch_bytes -= len(replaced[0])
             pending[key] = change
             text = change[0]
@@ -212,6 +225,7 @@ class Pending:
         """A step: delete every key, let those forget who know of some, and add what is to be there instead."""
         self._changes.clear()
         self._producers.clear()
+        self.room.forget()
         self._batch_bytes = 0
         for key in [key for key in self.values if not key.startswith(KILL_PREFIX)]:
             self.values.pop(key, None)
@@ -245,18 +259,11 @@ class Pending:
         batches = [*saved, *([self._flight.batch] if self._flight is not None else [])]
         produced: dict[str, Change] = {key: (produce(), None) for key, produce in self._producers.items()}
         batches.append(Batch(self.lease, {**self._changes, **produced}, self._cleared))
-        values = dict(snapshot.entries)
-        for batch in batches:
-            if batch.cleared:
-                values.clear()
-            for key, (text, _) in batch.changes.items():
-                if text is None:
-                    values.pop(key, None)
-                else:
-                    values[key] = text
+        values = laid_over(snapshot.entries, batches)
         # All of it can be read, or nothing changes.
         loads = [read(values) for read in reload]
         self.values = values
+        self.room.forget()
         for load in loads:
             load()
 
@@ -304,6 +311,7 @@ class Pending:
             self._changes.update(produced)
             self._changes, self._producers, self._waiters = {}, {}, []
             self._cleared = self._queued = False
+            self.room.near -= self._batch_bytes
             self._calls = self._batch_bytes = 0
             self._flight = flight
             return flight

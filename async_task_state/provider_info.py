@@ -66,6 +66,7 @@ _OPTIONS = {
     "outage_timeout": "Seconds that the store may be away before calls raise StoreUnavailableError.",
     "exit_timeout": "Seconds that leaving a state, or the process, may take to save what is pending.",
     "max_value_bytes": "The longest JSON of one value, in bytes.",
+    "max_state_bytes": "How much one state may hold in all, in bytes: keys and their JSON, work sets included.",
     "default_retention_days": "Days that the state of a task is kept after it was last in use; 0 keeps it for ever.",
     "on_clear": "What a task finds that a user has cleared: restart (an empty state) or resume (the one it left).",
     "clear_on_success": "Whether a task's state is deleted when the task has succeeded.",

@@ -80,6 +80,7 @@ class Settings:
         outage_timeout: Seconds the store may be away before calls raise `StoreUnavailableError`.
         exit_timeout: Seconds that leaving a state, or the process, may take to save what is pending.
         max_value_bytes: The longest JSON of one value, in bytes.
+        max_state_bytes: How much one state may hold in all, in bytes: keys and their JSON, work sets included.
         default_retention_days: Days that the state of a task is kept after it was last in use; 0 keeps it for ever.
         on_clear: What a task finds that a user has cleared: "restart" an empty state, "resume" the one it left.
         clear_on_success: Whether a task's state is deleted when it has succeeded.
@@ -94,6 +95,7 @@ class Settings:
     outage_timeout: float = 60.0
     exit_timeout: float = 5.0
     max_value_bytes: int = 1024 * 1024
+    max_state_bytes: int = 256 * 1024 * 1024
     default_retention_days: float = 30.0
     on_clear: str = "restart"
     clear_on_success: bool = False
@@ -101,7 +103,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dsn", Dsn(self.dsn))
-        for name in ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes"):
+        for name in ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes", "max_state_bytes"):
             value = getattr(self, name)
             if not is_number(value) or value <= 0:
                 raise SettingsError(f"[{SECTION}] {name} must be a number above 0, not {value!r}")

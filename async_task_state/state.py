@@ -265,6 +265,7 @@ class TaskState(State):
             left = author_values(self._task, values)
             kept = encode_changes(self._on_clear(left), (), self._max_bytes, removing=False)
             pending.admit(kept)
+            pending.room.admit_instead(pending, kept)
         self._resumed = bool(kept)
         self._owes = bool(owed)
         pending.check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from async_task_state.codec import check_key, encode, encode_changes
+from async_task_state.codec import check_key, encode, encode_changes, encode_json
 from async_task_state.digests import (
     DIGEST_BYTES,
     FAILURES,
@@ -20,6 +20,7 @@ from async_task_state.digests import (
     digests_in,
     each_of,
     encode_digests,
+    encoded_bytes,
     failed_digest,
     failure_in,
     segment_number,
@@ -27,6 +28,7 @@ from async_task_state.digests import (
 from async_task_state.errors import InvalidKeyError, ValueTooLargeError
 from async_task_state.pauses import must_pause, pause, pause_if_due
 from async_task_state.results import Failure, WorkCounts, WorkSummary
+from async_task_state.room import FEW, entry_bytes
 from async_task_state.text import told
 
 if TYPE_CHECKING:
@@ -126,6 +128,7 @@ class WorkSet:
             InvalidItemError: The item has no stable string form.
             InvalidKeyError: A key cannot be one; nothing is recorded.
             InvalidValueError: A value is not JSON; nothing is recorded.
+            StateTooLargeError: The state would hold more than `[async_task_state] max_state_bytes`; nothing is recorded.
         """
         pending = self._record_done(digest_of(item), values)
         calls = self._dones
@@ -143,6 +146,7 @@ class WorkSet:
 
         Raises:
             InvalidItemError: The item has no stable string form.
+            StateTooLargeError: As for `done`.
         """
         pending = self._record_failed(digest_of(item), str(item), error)
         return self._state._calls.kind(f"work({self._name!r}).failed").then(pause_if_due, pending)
@@ -193,6 +197,9 @@ class WorkSet:
         changes = encode_changes(values, pending.values, self._state._max_bytes)
         pending.admit(changes)
         with pending.lock:
+            # As in `record`.
+            if pending._batch_bytes > pending.room.near or len(changes) > FEW:
+                pending.room.admit(pending, changes, self._growth_by(digest), self._name)
             if digest not in self._done:
                 place = self._tail, len(self._tail), self._tail_key, self._tail_number
                 pending.whole(self._add_done, digest, pending, changes, *place)
@@ -249,9 +256,38 @@ class WorkSet:
                 room = max(0, limit - FAILURE_BYTES) // BYTES_A_CHAR // 2
                 failure = Failure(item[:room], text[:room], *tries)
                 change = (encode(key, failure, limit), None)
+            if pending._batch_bytes > pending.room.near:
+                replaced = 0 if key in pending.values else self._failure_bytes(digest)
+                pending.room.admit(pending, {key: change}, -replaced, self._name)
             self._failures[digest] = failure
             pending.whole(pending.add, {key: change})
         return pending
+
+    @property
+    def prefixes(self) -> tuple[str, str]:
+        """How the keys of its records begin, up to the last colon."""
+        return self._segments, self._failed_keys
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes its records have, with their keys; under the lock of the state."""
+        key, number = self._tail_key, self._tail_number
+        segments = number * encoded_bytes(key, SEGMENT_ITEMS * DIGEST_BYTES) + encoded_bytes(
+            key, len(self._tail)
+        )
+        return segments + sum(map(self._failure_bytes, self._failures))
+
+    def _growth_by(self, digest: bytes) -> int:
+        """By how many bytes it grows with one more item that is done."""
+        if digest in self._done:
+            return -self._failure_bytes(digest)
+        key, size = self._tail_key, len(self._tail)
+        growth = encoded_bytes(key, size + DIGEST_BYTES) - encoded_bytes(key, size)
+        return growth - self._failure_bytes(digest)
+
+    def _failure_bytes(self, digest: bytes) -> int:
+        failure = self._failures.get(digest)
+        return 0 if failure is None else entry_bytes(self._failed_keys + digest.hex(), encode_json(failure))
 
     def _given_up(self, digest: bytes, tries: int) -> bool:
         """Whether this attempt of the task has tried an item that often and failed."""
@@ -291,7 +327,7 @@ class WorkSet:
 
     def _keys_in(self, values: Mapping[str, str]) -> list[str]:
         # To the last colon: another set's name may begin with this one's and a colon.
-        prefixes = (self._segments, self._failed_keys)
+        prefixes = self.prefixes
         return sorted(
             key for key in values if key.startswith(prefixes) and key[: key.rindex(":") + 1] in prefixes
         )

@@ -13,13 +13,13 @@ import pytest
 from async_task_state import NEVER_EXPIRE, InvalidArgumentError, Settings, SettingsError
 from async_task_state.settings import allowed_protocols, load_settings, retention_seconds
 
-NUMBERS = ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes")
+NUMBERS = ("max_delay", "outage_timeout", "exit_timeout", "max_value_bytes", "max_state_bytes")
 DAY = 86400.0
 
 
 def test_the_defaults():
     settings = Settings(dsn="memory:")
-    assert [getattr(settings, name) for name in NUMBERS] == [1, 60, 5, 1024 * 1024]
+    assert [getattr(settings, name) for name in NUMBERS] == [1, 60, 5, 1024 * 1024, 256 * 1024 * 1024]
     assert settings.default_retention == 30 * DAY
 
 
@@ -113,10 +113,11 @@ def test_options_come_from_environment_variables(environment):
         outage_timeout="7",
         exit_timeout="2.5",
         max_value_bytes="2048",
+        max_state_bytes="4096",
         default_retention_days="0",
     )
     settings = load_settings()
-    assert settings == Settings("memory:x", 0.25, 7, 2.5, 2048, 0)
+    assert settings == Settings("memory:x", 0.25, 7, 2.5, 2048, 4096, 0)
     assert isinstance(settings.max_value_bytes, int)
 
 

@@ -1,0 +1,391 @@
+"""`[async_task_state] max_state_bytes`: how much one state may hold in all, at every door."""
+
+from __future__ import annotations
+
+import copy
+import json
+from base64 import b64encode
+from functools import partial
+from uuid import uuid4
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from async_task_state import (
+    AssetScope,
+    AssetState,
+    AsyncTaskStateError,
+    Settings,
+    StateTooLargeError,
+    SyncTaskState,
+    TaskScope,
+    TaskState,
+    handle,
+    room,
+)
+from async_task_state.digests import digest_of
+from async_task_state.lifetime import shutdown
+from async_task_state.room import Room
+
+pytestmark = pytest.mark.anyio
+
+
+def with_limit(dsn, limit, **options):
+    return Settings(dsn=dsn, max_state_bytes=limit, **options)
+
+
+def size(entries):
+    return sum(len(key.encode()) + len(text.encode()) for key, text in entries.items())
+
+
+@pytest.fixture
+def stored(on_store, scope):
+    """What the store has of the state, as text."""
+
+    async def stored(of=scope):
+        return (await on_store("read", of)).entries
+
+    return stored
+
+
+async def refused(state, call, match=None):
+    """A call raises and the state is as it was."""
+    before = await state.get_all(), state.stats
+    with pytest.raises(StateTooLargeError, match=match):
+        call()
+    assert (await state.get_all(), state.stats) == before
+
+
+async def test_g8_a_call_that_makes_the_state_too_large_is_refused_and_changes_nothing(
+    make_state, dsn, stored
+):
+    async with make_state(settings=with_limit(dsn, 20)) as state:
+        # One byte of the key, 19 of text.
+        await state.set("a", "x" * 17)
+        await refused(state, lambda: state.set("b", 1))
+        await refused(state, lambda: state.checkpoint(a=1, b="x" * 17))
+        await refused(state, lambda: state.set("a", "x" * 18))
+        await state.checkpoint(a=1, b="x" * 14)
+        await refused(state, lambda: state.checkpoint(c=1))
+        await state.flush()
+    assert await stored() == {"a": "1", "b": f'"{"x" * 14}"'}
+    assert size(await stored()) == 19
+
+
+async def test_g8_the_error_names_the_state_the_key_both_sizes_and_the_setting(make_state, dsn):
+    async with make_state(settings=with_limit(dsn, 2000)) as state:
+        await state.set("k", "x" * 997)
+        with pytest.raises(StateTooLargeError) as caught:
+            state.checkpoint(small=1, large="x" * 1500)
+    assert issubclass(StateTooLargeError, AsyncTaskStateError)
+    assert issubclass(StateTooLargeError, ValueError)
+    assert str(caught.value) == (
+        "the state of dag/run/task holds 1,000 bytes, and would hold 2,513 with key 'large'; [async_task_state]"
+        " max_state_bytes allows 2,000: delete keys, or clear the state"
+    )
+
+
+async def test_keys_count_as_utf8(make_state, dsn):
+    async with make_state(settings=with_limit(dsn, 10)) as state:
+        await state.set("é" * 4, 12)
+        await refused(state, lambda: state.checkpoint({"é" * 4: 123}))
+
+
+async def test_what_makes_a_state_smaller_is_taken_though_the_limit_was_lowered(make_state, dsn, stored):
+    async with make_state() as state:
+        await state.checkpoint({"a": "x" * 50, "b": "x" * 50, "c": "x" * 50, "d": 1})
+        await state.work("w").done("i")
+        await state.work("w").failed("j", "no")
+    async with make_state(settings=with_limit(dsn, 100)) as state:
+        await refused(state, lambda: state.checkpoint(e=1))
+        await refused(state, lambda: state.checkpoint(d=10))
+        await state.checkpoint(d=2)
+        await state.set("a", "y" * 49)
+        # More of one and less of another.
+        await state.checkpoint(a="y" * 48, d=20)
+        await state.checkpoint(a=None)
+        await state.delete("b")
+        await state.delete("nowhere")
+        # What is done has not failed: that is fewer bytes, though one item more.
+        await state.work("w").done("j")
+        with pytest.raises(StateTooLargeError):
+            state.work("w").done("k")
+        await state.work("w").done("k", c=None)
+        await state.clear()
+        await state.set("e", "x" * 90)
+    assert await stored() == {"e": json.dumps("x" * 90)}
+
+
+async def test_a_work_set_counts_with_the_values_and_is_named(make_state, dsn, stored):
+    async with make_state(settings=with_limit(dsn, 10_000)) as state:
+        work = state.work("files")
+        done = 0
+        with pytest.raises(StateTooLargeError, match="with work set 'files'; "):  # noqa: PT012 - which call it is is the question
+            while True:
+                await work.done(str(done), last=done)
+                done += 1
+        assert work.counts.done == done
+        assert not work.is_done(str(done))
+        assert await state.get("last") == done - 1
+        with pytest.raises(StateTooLargeError, match="with work set 'files'; "):
+            work.failed("other", "x" * 100)
+        assert work.failures == []
+        await state.flush()
+    held = size(await stored())
+    assert 10_000 - 20 < held <= 10_000
+
+
+async def test_a_set_that_is_not_opened_counts_as_much_as_one_that_is(make_state, dsn, stored):
+    async with make_state() as state:
+        for item in range(600):
+            await state.work("w").done(str(item))
+        await state.work("w").failed("f", "why")
+        await state.work("w:v").done("i")
+    entries = await stored()
+    for opened in (), ("w",), ("w", "w:v"):
+        limit = size(entries) + len("k1")
+        async with make_state(settings=with_limit(dsn, limit)) as state:
+            for name in opened:
+                state.work(name)
+            with pytest.raises(StateTooLargeError, match=f"holds {size(entries):,} bytes, "):
+                state.checkpoint(k=12)
+            await state.set("k", 1)
+            await state.delete("k")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+async def test_a_run_over_a_set_ends_when_nothing_more_can_be_recorded(make_state, dsn, on_error):
+    async with make_state(settings=with_limit(dsn, 2000)) as state:
+        with pytest.raises(StateTooLargeError):
+            await state.work("w").process(range(1000), lambda item: item, on_error=on_error)
+        assert 80 < state.work("w").counts.done < 130
+        await state.clear()
+        assert (await state.work("w").process(range(9), lambda item: item)).done == 9
+
+
+async def test_an_asset_has_its_limit(dsn, settings):
+    limited = with_limit(dsn, 100)
+    async with AssetState(AssetScope("orders"), store=dsn, settings=limited) as state:
+        await state.set("a", "x" * 97)
+        await refused(state, lambda: state.checkpoint(b=1), match="the state of asset orders holds 100 bytes")
+
+
+def test_the_sync_door_has_the_limit(dsn, scope):
+    with SyncTaskState(TaskState(scope, store=dsn, settings=with_limit(dsn, 100))) as state:
+        with pytest.raises(StateTooLargeError):
+            state.set("a", "x" * 98)
+        with pytest.raises(StateTooLargeError):
+            state.work("w").done("i", a="x" * 80)
+        state.set("a", "x" * 97)
+        state.delete("a")
+        state.work("w").done("i")
+        with pytest.raises(StateTooLargeError):
+            state.work("w").failed("j", "x" * 98)
+        state.clear()
+    shutdown()
+
+
+async def test_a_refresh_counts_what_others_have_written(make_state, dsn, on_store, scope):
+    async with make_state(settings=with_limit(dsn, 100)) as state:
+        await state.set("a", 1)
+        await on_store("write", scope, {"b": (f'"{"x" * 90}"', None)})
+        await state.set("a", 12)
+        await state.refresh()
+        await refused(state, lambda: state.checkpoint(c="xx"), match="holds 96 bytes")
+        await state.checkpoint(c=10)
+
+
+async def test_what_an_on_clear_keeps_has_the_limit_and_what_is_owed_has_not(make_state, dsn, stored):
+    kept = {"kept": "x" * 40}
+    limited = with_limit(dsn, 100)
+    async with make_state(max_tries=0, trigger="a.Trigger") as state:
+        await state.set("a", "x" * 50)
+    with pytest.raises(StateTooLargeError, match="'kept'"):
+        async with make_state(max_tries=1, settings=limited, on_clear=lambda _: {"kept": "x" * 500}):
+            pass
+    async with make_state(max_tries=1, settings=limited, on_clear=lambda _: kept) as state:
+        assert await state.get_all() == kept
+        assert any("after" in key for key in await stored())
+
+
+def counting(monkeypatch):
+    """How often states were counted."""
+    counted = []
+    count = Room.count
+
+    def counts(self, values):
+        counted.append(len(values))
+        return count(self, values)
+
+    monkeypatch.setattr(Room, "count", counts)
+    return counted
+
+
+async def test_a_state_near_its_limit_is_not_counted_at_each_call(make_state, dsn, monkeypatch):
+    counted = counting(monkeypatch)
+    limit = 2_000_000
+    async with make_state(settings=with_limit(dsn, limit)) as state:
+        await state.checkpoint({f"k{key:04}": "x" * 999_00 for key in range(19)})
+        await state.checkpoint({f"k{key:04}": "x" * 993 for key in range(19, 119)})
+        held = size(state._pending.values)
+        assert limit - 2000 < held < limit
+        del counted[:]
+        work = state.work("w")
+        for call in range(3000):
+            await state.checkpoint(n=call)
+            if call < 50:
+                await work.done(str(call))
+            if call % 100 == 0:
+                await state.flush()
+        with pytest.raises(StateTooLargeError):
+            state.checkpoint(m="x" * 2000)
+        with pytest.raises(StateTooLargeError):
+            state.checkpoint(m="x" * 2000)
+        assert len(counted) <= 1
+
+
+async def test_a_state_far_from_its_limit_is_counted_once_in_an_eighth_of_it(make_state, dsn, monkeypatch):
+    counted = counting(monkeypatch)
+    async with make_state(settings=with_limit(dsn, 80_000_000, max_value_bytes=100_000)) as state:
+        work = state.work("w")
+        written = 0
+        for call in range(3000):
+            await state.checkpoint(a="x" * 10_000, n=call)
+            await work.done(str(call), **{f"v{value}": call for value in range(10)})
+            written += 10_000
+            if call % 100 == 0:
+                await state.flush()
+        assert len(counted) <= 1 + written // 10_000_000
+
+
+KEYS = st.sampled_from(["a", "b", "ü", "long-key"])
+VALUES = st.one_of(st.none(), st.integers(0, 10**6), st.text("xé", max_size=20))
+CHANGES = st.dictionaries(KEYS, VALUES, max_size=3)
+MANY = st.lists(VALUES, min_size=9, max_size=12).map(
+    lambda values: {f"m{n}": v for n, v in enumerate(values)}
+)
+ITEMS = st.sampled_from([f"item{number}" for number in range(8)])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("checkpoint"), st.one_of(CHANGES, MANY)),
+        st.tuples(st.just("done"), ITEMS, CHANGES),
+        st.tuples(st.just("failed"), ITEMS, st.text("e", max_size=50)),
+        st.tuples(st.sampled_from(["flush", "refresh", "clear", "reopen"])),
+    ),
+    max_size=60,
+)
+
+
+class Model:
+    """What a state holds, counted anew each time: its keys in UTF-8 and their JSON."""
+
+    def __init__(self):
+        self.values = {}
+        self.done = []
+        self.failed = {}
+
+    @property
+    def size(self):
+        done = {"__ats:work:w:0000000000": b64encode(b"." * (1 + 12 * len(self.done))).decode()}
+        failed = {f"__ats:fail:w:{digest_of(item).hex()}": record for item, record in self.failed.items()}
+        entries = {**self.values, **(done if self.done else {}), **failed}
+        return size({key: json.dumps(value, separators=(",", ":")) for key, value in entries.items()})
+
+    def after(self, name, *args):
+        """What it is after a call."""
+        model = copy.deepcopy(self)
+        if name == "clear":
+            return Model()
+        if name == "failed":
+            item, error = args
+            tries = model.failed.get(item, {"tries": 0})["tries"] + 1
+            model.failed[item] = {
+                "item": item,
+                "error": error,
+                "tries": tries,
+                "attempt": 1,
+                "attempt_tries": tries,
+            }
+        elif name in ("checkpoint", "done"):
+            model.values.update(args[-1])
+            model.values = {key: value for key, value in model.values.items() if value is not None}
+            if name == "done":
+                model.failed.pop(args[0], None)
+                model.done += [] if args[0] in model.done else [args[0]]
+        return model
+
+
+class Compared:
+    """Makes each call on a state, and expects it to be refused exactly where the model says so."""
+
+    def __init__(self, limit):
+        self.limit = limit
+        self.model = Model()
+
+    def call(self, state, name, *args):
+        before, after = self.model.size, self.model.after(name, *args)
+        on = state.work("w") if name in ("done", "failed") else state
+        named = args[-1] if name == "done" else {}
+        call = partial(getattr(on, name), *(args[:1] if name == "done" else args), **named)
+        if after.size > self.limit and after.size > before:
+            with pytest.raises(StateTooLargeError, match=f"holds {before:,} .* would hold {after.size:,} "):
+                call()
+            return None
+        self.model = after
+        return call()
+
+
+def parts(steps):
+    """The steps between two openings."""
+    found = [[]]
+    for step in steps:
+        found.append([]) if step == ("reopen",) else found[-1].append(step)
+    return found
+
+
+async def make_calls(compared, opened, steps):
+    for part in parts(steps):
+        async with opened() as state:
+            for step in part:
+                called = compared.call(state, *step)
+                if called is not None:
+                    await called
+
+
+async def stored_by(opened):
+    async with opened(read_only=True) as state:
+        return state._values()
+
+
+@pytest.fixture
+def room_of_few(monkeypatch):
+    """So little is kept free for what is not counted that small states can be far from their limit."""
+    monkeypatch.setattr(room, "MAX_KEY_CHARS", 8)
+    monkeypatch.setattr(room, "TAIL_BYTES", 400)
+    monkeypatch.setattr(handle, "TAIL_BYTES", 400)
+
+
+@pytest.mark.parametrize("door", ["asyncio", "trio", "sync"])
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+@hypothesis_settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS, limit=st.integers(150, 1500))
+def test_g8_a_call_is_refused_exactly_when_the_sum_says_so(dsn, room_of_few, door, far, steps, limit):
+    limit = limit * 4 if far else limit
+    settings = with_limit(dsn, limit, max_value_bytes=130)
+    scope = TaskScope("dag", uuid4().hex, "task")
+    compared = Compared(limit)
+
+    def opened(**options):
+        return TaskState(scope, store=dsn, settings=settings, max_delay=60, **options)
+
+    if door == "sync":
+        for part in parts(steps):
+            with SyncTaskState(opened()) as state:
+                for step in part:
+                    compared.call(state, *step)
+    else:
+        anyio.run(make_calls, compared, opened, steps, backend=door)
+    assert size(anyio.run(stored_by, opened)) == compared.model.size
