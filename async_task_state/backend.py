@@ -31,6 +31,7 @@ from async_task_state.errors import (
 from async_task_state.lifetime import writer_for
 from async_task_state.metadata import asset_name, asset_name_query, run_in, run_in_awaited
 from async_task_state.records import decode_record
+from async_task_state.room import check_changes
 from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import SECTION, check_executor, load_settings
 from async_task_state.stores.admission import of_run
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
     from async_task_state.settings import Settings
-    from async_task_state.stores import Store
+    from async_task_state.stores import Change, Store
 
     TheirTaskScope: TypeAlias = ServerTaskScope | WorkerTaskScope
     TheirAssetScope: TypeAlias = ServerAssetScope | WorkerAssetScope
@@ -121,6 +122,7 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
             InvalidKeyError: `key` cannot be a key.
             ValueTooLargeError: `value` is longer than `[async_task_state] max_value_bytes`.
             InvalidValueError: `value` is nested deeper than 200 lists and objects, or has NaN or an infinity in it.
+            StateTooLargeError: The state would hold more than `[async_task_state] max_state_bytes`, as far as it is saved.
             InvalidArgumentError: Airflow has no such asset.
         """
         _ask(session, _set, *self._ours(scope, session), key, value, expires_at)
@@ -333,7 +335,12 @@ async def _set(
     if isinstance(scope, TaskScope):
         seconds = math.inf if expires_at is None else _seconds_until(expires_at)
     gone = seconds is not None and seconds <= 0
-    await store.write(scope, {key: (None, None) if gone else (text, seconds)}, run=run)
+    changes: dict[str, Change] = {key: (None, None) if gone else (text, seconds)}
+    snapshot = None if gone else of_run(await store.read(scope), None, run)
+    if not gone:
+        held = {} if snapshot is None else snapshot.entries
+        check_changes(scope, changes, held, load_settings().max_state_bytes)
+    await store.write(scope, changes, run=run)
 
 
 async def _delete(store: Store, scope: Scope, run: Run | None, key: str) -> None:

@@ -27,7 +27,7 @@ __all__ = [
     "MUST_COUNT",
     "TAIL_BYTES",
     "Room",
-    "check_growth",
+    "check_changes",
     "entry_bytes",
     "growth_of",
 ]
@@ -141,6 +141,24 @@ def check_growth(
             f"the state of {scope} holds {held:,} bytes, and would hold {held + growth:,} with {what};"
             f" [{SECTION}] max_state_bytes allows {limit:,}: delete keys, or clear the state"
         )
+
+
+def check_changes(
+    scope: Scope, changes: Mapping[str, Change], entries: Mapping[str, str], limit: float
+) -> None:
+    """Refuse changes of a scope that nobody holds here.
+
+    Args:
+        scope: Whose state.
+        changes: What is to be written.
+        entries: All that it holds.
+        limit: How many bytes it may hold.
+
+    Raises:
+        StateTooLargeError: It would hold more, and more than now.
+    """
+    held = sum(entry_bytes(key, text) for key, text in entries.items())
+    check_growth(scope, changes, held, growth_of(entries, changes), limit)
 
 
 def growth_of(values: Mapping[str, str], changes: Mapping[str, Change]) -> int:

@@ -24,6 +24,7 @@ from async_task_state import (
     InvalidKeyError,
     InvalidValueError,
     StaleAttemptError,
+    StateTooLargeError,
     StoreUnavailableError,
     TaskState,
     ValueTooLargeError,
@@ -317,3 +318,34 @@ def test_a_value_nested_too_deep_is_refused(door, depth):
     with pytest.raises(InvalidValueError, match=r"'k' is nested too deeply.*200"):
         door.set(SCOPE, "k", "[" * depth + "]" * depth)
     assert door.get(SCOPE, "k") == "1"
+
+
+@pytest.mark.parametrize("scope", [SCOPE, AssetScope(name="a")], ids=["task", "asset"])
+def test_g8_a_value_that_makes_the_state_too_large_is_refused(door, monkeypatch, scope):
+    monkeypatch.setenv(f"{SECTION}MAX_STATE_BYTES", "100")
+    with pytest.raises(StateTooLargeError, match="would hold 101 with key 'a'"):
+        door.set(scope, "a", "x" * 100)
+    door.set(scope, "a", "x" * 50)
+    door.set(scope, "b", "é" * 20)
+    for key, text in {"b": "é" * 25, "c": "x" * 8}.items():
+        with pytest.raises(
+            StateTooLargeError,
+            match=rf" holds 92 bytes, .* with key '{key}'; \[async_task_state\] max_state_bytes allows 100: delete",
+        ):
+            door.set(scope, key, text)
+    assert [door.get(scope, key) for key in "abc"] == ["x" * 50, "é" * 20, None]
+    monkeypatch.setenv(f"{SECTION}MAX_STATE_BYTES", "60")
+    load_settings.cache_clear()
+    door.set(scope, "a", "y" * 49)
+    door.delete(scope, "a")
+    door.set(scope, "c", "x" * 8)
+    with pytest.raises(StateTooLargeError):
+        door.set(scope, "c", "x" * 20)
+    door.clear(scope)
+    door.set(scope, "c", "x" * 59)
+
+
+def test_g8_the_server_says_that_a_state_is_too_large(answer, backend, monkeypatch):
+    monkeypatch.setenv(f"{SECTION}MAX_STATE_BYTES", "100")
+    response = answer(lambda: backend.set(SCOPE, "a", "x" * 100))
+    assert (response.status_code, "max_state_bytes allows 100" in response.text) == (400, True)
