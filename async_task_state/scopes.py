@@ -211,12 +211,14 @@ class RunningTask:
     """What runs in this process: whose task, which attempt of it, and how many there may be.
 
     A user's clear raises `max_tries`; a retry does not. Of a run that was deleted and made again `run` is another.
+    `after_clear` is whether this is the first attempt after a clear, as far as the number of tries tells.
     """
 
     scope: TaskScope
     attempt: int
     max_tries: int | None
     run: Run | None = None
+    after_clear: bool = False
 
 
 def running_task() -> RunningTask | None:
@@ -231,4 +233,15 @@ def running_task() -> RunningTask | None:
         return None
     ti = context["ti"]
     run = run_of(ti, context.get("dag_run"))
-    return RunningTask(TaskScope.from_airflow(ti), ti.try_number, getattr(ti, "max_tries", None), run)
+    attempt, max_tries = ti.try_number, getattr(ti, "max_tries", None)
+    return RunningTask(
+        TaskScope.from_airflow(ti), attempt, max_tries, run, _is_after_clear(ti, attempt, max_tries)
+    )
+
+
+def _is_after_clear(ti: Any, attempt: int, max_tries: int | None) -> bool:
+    # A clear allows as many retries again, counted from the attempt that it begins.
+    retries = getattr(getattr(ti, "task", None), "retries", None)
+    if max_tries is None or retries is None:
+        return False
+    return attempt > 1 and attempt == max_tries - retries + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+from async_task_state.awaited import AwaitedWriter
 from async_task_state.codec import CLEARED, MAX_TRIES, encode_changes, is_of_author
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State
@@ -81,10 +82,11 @@ def task_state(
                 " or in a trigger self.task_state() of CheckpointTrigger"
             )
     max_tries = run = None
+    after_clear = False
     if running is not None and running.scope == scope:
         attempt = running.attempt if attempt is None else attempt
         if attempt == running.attempt:
-            max_tries, run = running.max_tries, running.run
+            max_tries, run, after_clear = running.max_tries, running.run, running.after_clear
     kept_in, settings = configured(store)
     return TaskState(
         scope,
@@ -96,6 +98,7 @@ def task_state(
         read_only=read_only,
         on_clear=on_clear,
         max_tries=max_tries,
+        after_clear=after_clear,
         only_inside=_is_of_deployment(store),
     )
 
@@ -158,6 +161,7 @@ class TaskState(State):
         scope: Whose state.
         on_clear: As for `task_state`.
         max_tries: Of the running task, by which a clear is known; None in a trigger.
+        after_clear: Whether this is the first attempt after a clear, which is known so where Airflow has deleted the rest.
         trigger: The class path of the trigger that the task is deferred to, where a clear owes it a call of `on_user_kill`.
         on_open: Awaited with this when it was opened for the first time, before the body.
         **options: Those of every state.
@@ -169,6 +173,7 @@ class TaskState(State):
         *,
         on_clear: OnClear | None = None,
         max_tries: int | None = None,
+        after_clear: bool = False,
         trigger: str | None = None,
         on_open: Callable[[TaskState], Awaitable[None]] | None = None,
         **options: Any,
@@ -183,6 +188,7 @@ class TaskState(State):
         self._task = scope
         self._on_clear = self._settings.on_clear if on_clear is None else on_clear
         self._max_tries = max_tries
+        self._after_clear = after_clear
         self._trigger = trigger
         self._on_open = on_open
         self._cleared = False
@@ -242,7 +248,9 @@ class TaskState(State):
         # beyond it.
         tries, noted = str(self._max_tries), values.get(MAX_TRIES)
         changes: dict[str, Change] = {} if noted == tries else {MAX_TRIES: (tries, None)}
-        self._cleared = self._found_clear = noted not in (None, tries)
+        # Airflow 3.4 deletes the note with its own store; what the cleared attempt has saved since then is left.
+        deleted = noted is None and self._after_clear and isinstance(self._writer, AwaitedWriter)
+        self._cleared = self._found_clear = deleted or noted not in (None, tries)
         if self._cleared:
             changes[CLEARED] = (str(self._attempt), None)
         if self._cleared and self._on_clear != "resume":

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from airflow import sdk
 from journal import Journal
 
 pytestmark = pytest.mark.timeout(240)
@@ -79,6 +80,23 @@ def test_a_task_that_times_out_without_unwinding_loses_nothing(airflow, journal)
     airflow.wait_for_run("airflow_store_times_out", run)
     done = journal.having("step")[-1]["step"]
     assert airflow.result("airflow_store_times_out", run, "timing_out") in (done, done + 1)
+
+
+@pytest.mark.skipif(not hasattr(sdk, "LoopDecision"), reason="a clear deletes task state since Airflow 3.4")
+def test_g4_a_task_that_is_cleared_while_it_runs_starts_over(airflow, journal):
+    dag_id = "airflow_store_cleared"
+    run = begin(airflow, dag_id, journal)
+    journal.wait_for("file", 10)
+    body = {"dry_run": False, "dag_run_id": run, "task_ids": ["files"], "only_failed": False}
+    airflow.rest("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+    journal.wait_for("begun", 2, timeout=150)
+    airflow.wait_for_run(dag_id, run)
+    begun = [
+        (line["begun"], line["resumed"], line["cleared"], line["rows"]) for line in journal.having("begun")
+    ]
+    assert begun == [(1, False, False, None), (2, False, True, None)]
+    assert [line["file"] for line in journal.having("file") if line["attempt"] == 2] == [*range(30)]
+    assert airflow.result(dag_id, run, "files") == 30
 
 
 def test_g8_a_deferrable_trigger_says_at_once_that_it_cannot(airflow, journal):

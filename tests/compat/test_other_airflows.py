@@ -43,7 +43,10 @@ REAL = [
     "tests/airflow/test_real_new_files.py::test_every_file_is_in_exactly_one_event_though_triggerers_die",
     "tests/airflow/test_real_settings.py::test_airflow_lists_the_provider_and_its_plugin",
 ]
-LOOPS = "tests/airflow/test_real_loops.py"
+LOOPS = [
+    "tests/airflow/test_real_loops.py",
+    "tests/airflow/test_real_airflow_store.py::test_g4_a_task_that_is_cleared_while_it_runs_starts_over",
+]
 KILLED_TASK = "tests/airflow/test_real_tasks.py::test_g2_a_killed_task_resumes_in_its_retry"
 OPTIONS = [
     "-p",
@@ -120,10 +123,11 @@ def test_airflow_3_2(pass_on):
     pass_on(["apache-airflow==3.2.2", "fastapi<0.137"], [*QUICK, *REAL, f"{KILLED_TASK}[async_task]"])
 
 
-def test_airflow_3_4(pass_on):
+@pytest.mark.parametrize("tests", [[*QUICK, *REAL], LOOPS], ids=["older", "loops"])
+def test_airflow_3_4(pass_on, tests):
     requirements = [
         "apache-airflow==3.4.0b2",
         "apache-airflow-core==3.4.0b2",
         "apache-airflow-task-sdk==1.4.0b2",
     ]
-    pass_on(["--pre", *requirements], [*QUICK, *REAL, f"{KILLED_TASK}[async_task]", LOOPS])
+    pass_on(["--pre", *requirements], tests)

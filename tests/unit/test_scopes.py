@@ -207,3 +207,31 @@ def test_the_running_task_says_scope_and_attempt():
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=4, try_number=3, max_tries=5)
     with set_current_context(Context(ti=ti)):
         assert running_task() == RunningTask(TaskScope("d", "r", "t", 4), 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "max_tries", "after_clear"),
+    [
+        (1, 2, False),
+        (2, 2, False),
+        (3, 2, False),
+        (2, 3, True),
+        (3, 3, False),
+        (4, 5, True),
+        (2, None, False),
+    ],
+)
+def test_the_first_attempt_after_a_clear_is_known_by_its_tries(attempt, max_tries, after_clear):
+    from airflow.sdk.definitions.context import Context  # noqa: PLC0415 - takes a second
+    from airflow.sdk.execution_time.context import set_current_context  # noqa: PLC0415 - the same
+
+    ti = SimpleNamespace(
+        dag_id="dag",
+        run_id="run",
+        task_id="task",
+        try_number=attempt,
+        max_tries=max_tries,
+        task=SimpleNamespace(retries=2),
+    )
+    with set_current_context(Context(ti=ti, dag_run=SimpleNamespace(start_date=None), task=ti.task)):
+        assert running_task().after_clear == after_clear

@@ -154,6 +154,25 @@ with DAG("airflow_store_times_out", schedule=None):
 
     timing_out()
 
+with DAG("airflow_store_cleared", schedule=None):
+
+    @task
+    async def files():
+        journal = conf()["journal"]
+        async with task_state(store=STORE) as state:
+            rows = await state.get("rows")
+            log_to(journal, begun=state.attempt, resumed=state.resumed, cleared=state.cleared, rows=rows)
+            done = state.work("files")
+            # The first attempt goes on until the clear ends it.
+            for file in done.remaining(range(100_000 if state.attempt == 1 else 30)):
+                await done.done(file, rows=await state.get("rows", 0) + 1)
+                await state.flush()
+                log_to(journal, file=file, attempt=state.attempt)
+                await anyio.sleep(0.05)
+            return await state.get("rows")
+
+    files()
+
 with DAG("airflow_store_deferred", schedule=None):
 
     @task
