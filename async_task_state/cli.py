@@ -211,11 +211,9 @@ def _list(args: argparse.Namespace) -> int:
     nothing = asyncio.run(absent(dsn))
     infos, more = ([], None) if nothing else _ask(store, cli_list.page(store, args))
     if args.json:
-        screen.document(
-            [{**views.info_document(info), "position": cli_list.position_text(info)} for info in infos]
-        )
+        screen.document([cli_list.document(info) for info in infos])
     elif infos:
-        screen.show(views.listing(infos, screen))
+        screen.show(cli_list.listing(infos, screen))
     if not infos:
         narrowed = args.assets or any(ids) or args.after
         more = nothing or ("no state matches" if narrowed else "no state is stored yet")

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from rich.console import Group
+from rich.measure import Measurement
+from rich.text import Text
+
+from async_task_state.cli_views import ago, info_document, readable, table
+from async_task_state.digests import work_counts
+from async_task_state.scopes import AssetScope
 from async_task_state.stores import Position
+from async_task_state.text import counted, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from async_task_state.cli_views import Screen
+    from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Store
 
-__all__ = ["add_arguments", "page", "position_text", "whole_number"]
+__all__ = ["add_arguments", "document", "listing", "page", "whole_number"]
 
+WIDEST: Final = 100_000
 SHOWN: Final = 100
 """How many are shown to a person who has said nothing of it."""
 
@@ -50,9 +65,37 @@ async def page(store: Store, args: argparse.Namespace) -> tuple[list[ScopeInfo],
     return shown, f"{len(shown):,} of {matching:,} states: go on with --after {position_text(shown[-1])}"
 
 
+def document(info: ScopeInfo) -> dict[str, Any]:
+    """A state in a listing."""
+    return {
+        **info_document(info),
+        "work": [
+            {"name": name, "done": done, "failed": failed}
+            for name, (done, failed) in sorted(work_counts(info.own).items())
+        ],
+        "position": position_text(info),
+    }
+
+
 def position_text(info: ScopeInfo) -> str:
     """What --after takes to go on behind a state."""
     return f"{info.updated_at!r}:{info.scope_id}"
+
+
+def listing(infos: Sequence[ScopeInfo], screen: Screen) -> RenderableType:
+    """States to read: a table for tasks and one for assets; lines for each state where a terminal is too narrow."""
+    tables = [
+        _table([info for info in infos if isinstance(info.scope, AssetScope) is of_assets], screen)
+        for of_assets in (False, True)
+        if any(isinstance(info.scope, AssetScope) is of_assets for info in infos)
+    ]
+    console = screen.console
+    if screen.is_terminal and any(
+        Measurement.get(console, console.options.update(width=WIDEST), each).maximum > console.width
+        for each in tables
+    ):
+        return Group(*(_lines(info) for info in infos))
+    return Group(*[part for each in tables for part in (Text(), each)][1:])
 
 
 def whole_number(text: str) -> int:
@@ -68,3 +111,66 @@ def _position(text: str) -> Position:
         return Position(float(updated_at), int(scope_id))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a position that a list has named, not {text!r}") from None
+
+
+def _table(infos: Sequence[ScopeInfo], screen: Screen) -> RenderableType:
+    """A table of states that are all of tasks, or all of assets; a column only where one state has something in it."""
+    rows = [{**_names(info.scope), **_facts(info, screen)} for info in infos]
+    headers = [
+        name for name in rows[0] if name in ALWAYS or any(row[name] not in {"", "name"} for row in rows)
+    ]
+    made = table(*headers, right=NUMBERS)
+    for row in rows:
+        made.add_row(*(Text(plain(row[header])) for header in headers))
+    return made
+
+
+ALWAYS: Final = frozenset({"dag", "run", "task", "map", "attempt", "asset", "keys", "changed"})
+NUMBERS: Final = frozenset({"map", "attempt", "keys", "done", "failed", "process"})
+
+
+def _names(scope: Scope) -> dict[str, str]:
+    if isinstance(scope, AssetScope):
+        # A name may look like a URI.
+        return {"asset": scope.name or scope.uri or "", "known by": "uri" if scope.name is None else "name"}
+    return {
+        "dag": scope.dag_id,
+        "run": scope.run_id,
+        "task": scope.task_id,
+        "map": "" if scope.map_index == -1 else str(scope.map_index),
+        "region": str(scope.region_id or ""),
+    }
+
+
+def _facts(info: ScopeInfo, screen: Screen) -> dict[str, str]:
+    shown = ago if screen.is_terminal else readable
+    attempt = (
+        {} if isinstance(info.scope, AssetScope) else {"attempt": str(info.attempt) if info.epoch else ""}
+    )
+    work, holder = work_counts(info.own).values(), info.holder
+    return {
+        **attempt,
+        "keys": f"{info.keys:,}",
+        "done": f"{sum(done for done, _ in work):,}" if work else "",
+        "failed": f"{sum(failed for _, failed in work):,}" if work else "",
+        "changed": shown(info.updated_at),
+        "host": "" if holder is None else holder.host,
+        "process": "" if holder is None else str(holder.pid),
+        "since": "" if holder is None else shown(holder.since),
+    }
+
+
+def _lines(info: ScopeInfo) -> Text:
+    """A state in two lines."""
+    holds = [counted(info.keys, "key")]
+    for name, (done, failed) in sorted(work_counts(info.own).items()):
+        holds.append(f"{plain(name)}: {done:,} done{f', {failed:,} failed' if failed else ''}")
+    who = [] if isinstance(info.scope, AssetScope) or not info.epoch else [f"attempt {info.attempt}"]
+    if info.holder is not None:
+        who.append(f"process {info.holder.pid} on {plain(info.holder.host)}, opened {ago(info.holder.since)}")
+    return Text.assemble(
+        (plain(str(info.scope)), "bold"),
+        f"\n  {'; '.join(holds)}; changed {ago(info.updated_at)}",
+        (f"\n  {', '.join(who)}" if who else "", "dim"),
+        overflow="fold",
+    )

@@ -19,7 +19,8 @@ from async_task_state.digests import work_records
 from async_task_state.errors import DamagedRecordError
 from async_task_state.items import shown_item
 from async_task_state.records import author_values
-from async_task_state.scopes import AssetScope, TaskScope
+from async_task_state.scopes import AssetScope
+from async_task_state.story import since_text
 from async_task_state.text import counted, plain
 
 if TYPE_CHECKING:
@@ -31,21 +32,24 @@ if TYPE_CHECKING:
     from async_task_state.results import Failure
     from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Snapshot
+    from async_task_state.stores.holders import Holder
 
 __all__ = [
     "Screen",
+    "ago",
     "by_item",
     "checks_table",
     "clock",
     "failed_text",
     "holder",
+    "holder_document",
     "info_document",
     "iso",
-    "listing",
     "readable",
     "scope_document",
     "state_document",
     "state_view",
+    "table",
     "user_values",
     "values_view",
     "what_is_stored",
@@ -118,51 +122,18 @@ def info_document(info: ScopeInfo) -> dict[str, Any]:
         "epoch": info.epoch,
         "keys": info.keys,
         "updated_at": iso(info.updated_at),
+        "holder": None if info.holder is None else holder_document(info.holder),
     }
 
 
-def listing(infos: Sequence[ScopeInfo], screen: Screen) -> Group:
-    """A listing of states: those of tasks, and below them those of assets."""
-    tasks = [(info, info.scope) for info in infos if isinstance(info.scope, TaskScope)]
-    assets = [(info, info.scope) for info in infos if isinstance(info.scope, AssetScope)]
-    parts: list[RenderableType] = []
-    if tasks:
-        parts.append(_tasks_table(tasks, screen))
-    if tasks and assets:
-        parts.append(Text())
-    if assets:
-        parts.append(_assets_table(assets, screen))
-    return Group(*parts)
-
-
-def _tasks_table(infos: Sequence[tuple[ScopeInfo, TaskScope]], screen: Screen) -> Table:
-    regions = any(scope.region_id is not None for _, scope in infos)
-    headers = ["dag", "run", "task", "map", *(["region"] if regions else []), "attempt", "keys", "changed"]
-    tasks = table(*headers, right={"map", "attempt", "keys"})
-    for info, scope in infos:
-        tasks.add_row(
-            *(Text(plain(text)) for text in (scope.dag_id, scope.run_id, scope.task_id)),
-            "" if scope.map_index == -1 else str(scope.map_index),
-            *([str(scope.region_id or "")] if regions else []),
-            str(info.attempt) if info.epoch else "",
-            f"{info.keys:,}",
-            _changed(info, screen),
-        )
-    return tasks
-
-
-def _assets_table(infos: Sequence[tuple[ScopeInfo, AssetScope]], screen: Screen) -> Table:
-    uris = any(scope.name is None for _, scope in infos)
-    assets = table("asset", *(["known by"] if uris else []), "keys", "changed", right={"keys"})
-    for info, scope in infos:
-        known_by, name = ("uri", scope.uri) if scope.name is None else ("name", scope.name)
-        row = (plain(name or ""), *([known_by] if uris else []), f"{info.keys:,}", _changed(info, screen))
-        assets.add_row(*map(Text, row))
-    return assets
-
-
-def _changed(info: ScopeInfo, screen: Screen) -> str:
-    return ago(info.updated_at) if screen.is_terminal else readable(info.updated_at)
+def holder_document(holder: Holder) -> dict[str, Any]:
+    """The process that has opened a state last."""
+    return {
+        "host": holder.host,
+        "pid": holder.pid,
+        "attempt": holder.attempt,
+        "since": iso(holder.since),
+    }
 
 
 def state_document(info: ScopeInfo, snapshot: Snapshot) -> dict[str, Any]:
@@ -198,6 +169,7 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
     parts: list[RenderableType] = [
         Text(plain(str(info.scope)), style="bold"),
         Text(f"{holder(info.scope, info.attempt, info.epoch)}, changed {changed}"),
+        *_held_by(info, screen),
         Text(),
         *values_view(user_values(snapshot), SHOWN_KEYS, max_string=200),
     ]
@@ -218,6 +190,13 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
                 )
             parts += [Text(), failures, *_rest(len(record.failures), SHOWN_FAILURES)]
     return Group(*parts)
+
+
+def _held_by(info: ScopeInfo, screen: Screen) -> list[Text]:
+    if info.holder is None:
+        return []
+    since = readable(info.holder.since) + (f" ({ago(info.holder.since)})" if screen.is_terminal else "")
+    return [Text(f"opened by process {info.holder.pid} on host {plain(info.holder.host)}, since {since}")]
 
 
 def what_is_stored(snapshot: Snapshot) -> str:
@@ -283,11 +262,7 @@ def readable(timestamp: float) -> str:
 
 def ago(timestamp: float) -> str:
     """How long ago a time is, in its largest unit."""
-    seconds = max(0, int(time.time() - timestamp))
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+    return f"{since_text(max(0.0, time.time() - timestamp))} ago"
 
 
 def clock(seconds: float) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "failed_digest",
     "failure_in",
     "segment_number",
+    "work_counts",
     "work_records",
 ]
 
@@ -82,6 +83,27 @@ def work_records(scope: Scope, entries: Mapping[str, str]) -> dict[str, WorkReco
         else:
             record.failures.append(failure_in(scope, key, text))
     return records
+
+
+def work_counts(sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """How many items of each work set are done, and how many failed, by the sizes of a scope's keys alone.
+
+    Args:
+        sizes: How many characters the text of each key has.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for key, size in sizes.items():
+        if key.startswith((SEGMENTS, FAILURES)):
+            name = key[len(SEGMENTS) :].rpartition(":")[0]
+            done, failed = counts.get(name, (0, 0))
+            is_segment = key.startswith(SEGMENTS)
+            counts[name] = (done + _items_in(size), failed) if is_segment else (done, failed + 1)
+    return counts
+
+
+def _items_in(size: int) -> int:
+    """Of a segment whose text has so many characters: two quotes, and four for each three bytes."""
+    return max(0, (size - 2) // 4 * 3 - len(CODEC)) // DIGEST_BYTES
 
 
 def encode_digests(digests: bytearray) -> str:

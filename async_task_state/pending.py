@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from async_task_state.errors import StaleWriterError
     from async_task_state.room import Room
     from async_task_state.stores import Change, Lease, Snapshot
+    from async_task_state.stores.holders import Holder
     from async_task_state.story import Story
     from async_task_state.writer import Writer
 
@@ -66,7 +67,9 @@ class Pending:
         "lock",
         "reopened_here",
         "room",
+        "saved_ago",
         "story",
+        "taken_by",
         "values",
     )  # fmt: skip
 
@@ -79,6 +82,8 @@ class Pending:
         self.error: Exception | None = None
         self.due = 0.0
         self.reopened_here = False
+        self.saved_ago: float | None = None
+        self.taken_by: Holder | None = None
         self.story: Story | None = None
         self._writer = writer
         self._due_after = due_after
@@ -254,6 +259,8 @@ class Pending:
     ) -> None:
         """See a scope as it was read, under what was saved since and what is not; the caller holds the lock."""
         if snapshot is None or snapshot.lease != self.lease:
+            if snapshot is not None and snapshot.lease.epoch > self.lease.epoch:
+                self.taken_by = snapshot.holder
             self._lose(self.stale())
             return
         batches = [*saved, *([self._flight.batch] if self._flight is not None else [])]
@@ -388,7 +395,7 @@ class Pending:
 
     def stale(self) -> StaleWriterError:
         """What a holder hears whose lease was taken."""
-        return stale_error(self.lease, reopened_here=self.reopened_here)
+        return stale_error(self.lease, reopened_here=self.reopened_here, taken_by=self.taken_by)
 
     def _lose(self, error: Exception) -> None:
         self.error = error

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from async_task_state.pending import Pending
     from async_task_state.scopes import Scope
 
-__all__ = ["Story"]
+__all__ = ["Story", "since_text"]
 
 log = Log(__name__)
 
@@ -52,7 +52,9 @@ class Story:
             resumed: Whether there is anything.
         """
         lease = self._pending.lease
-        found = f": {content(lease.scope, values)}" if resumed else ""
+        ago = self._pending.saved_ago
+        saved = "" if ago is None else f", saved {since_text(ago)} ago"
+        found = f": {content(lease.scope, values)}{saved}" if resumed else ""
         self._say("attempt %d %s%s", lease.attempt, how, found)
 
     @property
@@ -84,6 +86,14 @@ class Story:
         return "; ".join(
             [*parts, f"{counted(stats.recorded, 'call')} recorded, {counted(stats.commits, 'commit')}"]
         )
+
+
+def since_text(seconds: float) -> str:
+    """A number of seconds in the largest unit of which there are two."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
 
 
 def content(scope: Scope, values: Mapping[str, str]) -> str:

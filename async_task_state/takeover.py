@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.errors import StaleWriterError
+from async_task_state.scopes import AssetScope
 from async_task_state.text import counted
 
 if TYPE_CHECKING:
@@ -13,18 +15,20 @@ if TYPE_CHECKING:
 
     from async_task_state.scopes import Scope
     from async_task_state.stores import Lease
+    from async_task_state.stores.holders import Holder
 
-__all__ = ["stale_error", "unsaved_text"]
+__all__ = ["holder_text", "stale_error", "unsaved_text"]
 
 NAMED_KEYS: Final = 5
 
 
-def stale_error(lease: Lease, *, reopened_here: bool) -> StaleWriterError:
+def stale_error(lease: Lease, *, reopened_here: bool, taken_by: Holder | None = None) -> StaleWriterError:
     """The error of a holder that is none any more.
 
     Args:
         lease: What it held.
         reopened_here: Whether this very process has opened the same attempt's state again.
+        taken_by: Who holds it now, if that is known.
     """
     holder = f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder:"
     if reopened_here:
@@ -32,10 +36,23 @@ def stale_error(lease: Lease, *, reopened_here: bool) -> StaleWriterError:
             f"{holder} this very process has opened the state of the same attempt again, and nothing more of this one is"
             " saved. Open it once, outside of gather() or a task group, and give that one state to all of its coroutines"
         )
+    if taken_by is not None:
+        return StaleWriterError(
+            f"{holder} taken over by {holder_text(lease.scope, taken_by)}; nothing more of this one is saved"
+        )
     return StaleWriterError(
         f"{holder} another one has opened or cleared this state since, or a purge has deleted it, or its database has gone"
         " back to an earlier moment; nothing more of this one is saved"
     )
+
+
+def holder_text(scope: Scope, holder: Holder) -> str:
+    """Who holds a state: which attempt, unless it is an asset's, where, and since when."""
+    attempt = "" if isinstance(scope, AssetScope) else f"attempt {holder.attempt} on "
+    moment = datetime.fromtimestamp(holder.since, tz=timezone.utc)
+    is_today = moment.date() == datetime.now(timezone.utc).date()
+    since = f"{moment:%H:%M:%SZ}" if is_today else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{attempt}host {holder.host}, process {holder.pid}, since {since}"
 
 
 def unsaved_text(scope: Scope, changed: Collection[str]) -> str:

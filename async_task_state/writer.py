@@ -13,6 +13,7 @@ import contextlib
 import random
 import threading
 import time
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
@@ -52,6 +53,8 @@ TOUCH_SECONDS: Final = 1200.0
 """How often the store is told that a state is in use which saves nothing, or more seldom where it is kept for long."""
 TOUCHES: Final = 8
 """How often within the time that a state is kept, at most."""
+LOOK_SECONDS: Final = 1.0
+"""How long a holder that was fenced waits to be told by whom."""
 FLUSH_AT: Final = 0.75
 """The part of `max_delay` after which a flush starts; the rest is for the commit itself."""
 
@@ -108,6 +111,7 @@ class Writer(StoreThread):
         if earlier is not None and earlier.lease.attempt == snapshot.lease.attempt:
             earlier.reopened_here = True
         pending = Pending(self, snapshot.lease, snapshot.entries, max_delay * FLUSH_AT)
+        pending.saved_ago = snapshot.saved_ago
         self._holders[scope] = pending
         return pending
 
@@ -297,10 +301,28 @@ class Writer(StoreThread):
             log.warning("the store is back: what was not saved now is")
             self.trouble = None
         self._away_because = self._faulty_since = None
+        lost = [flight for flight in flights if flight.batch.lease in fenced] if fenced else []
         for flight in flights:
-            flight.pending.settle(fenced=bool(fenced) and flight.batch.lease in fenced)
+            if not lost or flight not in lost:
+                flight.pending.settle(fenced=False)
+        if lost:
+            await self._look_who_holds(lost)
+            for flight in lost:
+                flight.pending.settle(fenced=True)
         self.steps += 1
         self._wake_settled()
+
+    async def _look_who_holds(self, lost: list[Flight]) -> None:
+        """Ask who has taken the leases, for the messages; a store that does not say it soon is not waited for."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._note_holders(lost), min(LOOK_SECONDS, self._settings.outage_timeout))
+
+    async def _note_holders(self, lost: list[Flight]) -> None:
+        for pending in (flight.pending for flight in lost):
+            lease = pending.lease
+            for info in await self._use(partial(self.store.scopes, scope=lease.scope)):
+                if info.epoch > lease.epoch:
+                    pending.taken_by = info.holder
 
     def _wake_settled(self) -> None:
         wake(waiter for flight in self._flights for waiter in flight.waiters)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
+    from async_task_state.stores.holders import Holder
 
 __all__ = [
     "Batch",
@@ -71,12 +72,16 @@ class Snapshot:
         entries: What there is.
         run: The run that it is of, as `Run.text` gives it; empty where that is not known.
         fresh: Whether the holder found what another run had left, so that all of it was deleted.
+        holder: Which process has the lease, where the store knows; None in what `acquire` returns.
+        saved_ago: In what `acquire` returns, how many seconds before something was saved last, where the store knows.
     """
 
     lease: Lease
     entries: dict[str, str]
     run: str = ""
     fresh: bool = False
+    holder: Holder | None = field(default=None, compare=False)
+    saved_ago: float | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -107,6 +112,7 @@ class ScopeInfo:
         updated_at: When it was last changed, in seconds since 1970.
         scope_id: As in a `Lease`.
         own: The library's own keys, and how many characters the text of each has.
+        holder: Which process has the lease, where the store knows.
     """
 
     scope: Scope
@@ -116,6 +122,7 @@ class ScopeInfo:
     updated_at: float
     scope_id: int = 0
     own: Mapping[str, int] = field(default_factory=dict, hash=False)
+    holder: Holder | None = None
 
 
 class Position(NamedTuple):
@@ -145,7 +152,8 @@ class Store(Protocol):
         """Take the scope's lease from whoever has it, with an epoch above all earlier ones and a token of its own.
 
         A run that was deleted and made again under its id starts over: in the same transaction every key is deleted.
-        `async_task_state.stores.admission.admit` decides that, for every store alike.
+        `async_task_state.stores.admission.admit` decides that, for every store alike. A store that can notes which process
+        has the lease, by `async_task_state.stores.holders.Holder.here`; one that does not is as good a store.
 
         Args:
             scope: Whose state.

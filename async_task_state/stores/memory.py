@@ -12,6 +12,7 @@ from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Lease, Position, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
+from async_task_state.stores.holders import Holder
 from async_task_state.stores.matching import Matching
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class _Record:
     lease: Lease
     touched_at: float
     run: str = ""
+    holder: Holder | None = None
+    saved_at: float | None = None
     entries: dict[str, _Entry] = field(default_factory=dict)
 
     @property
@@ -44,7 +47,7 @@ class _Record:
 
     def hand_over(self, attempt: int, run: str) -> None:
         self.lease = replace(self.lease, attempt=attempt, epoch=self.lease.epoch + 1, token=new_token())
-        self.run = run
+        self.run, self.holder = run, None
 
     def change(self, changes: Mapping[str, Change], now: float, *, cleared: bool) -> None:
         if cleared:
@@ -54,7 +57,7 @@ class _Record:
                 self.entries.pop(key, None)
             else:
                 self.entries[key] = _Entry(value, None if retention is None else now + retention)
-        self.touched_at = now
+        self.touched_at = self.saved_at = now
 
     def go(self) -> None:
         """Lose what lives with the state, and with it the holder."""
@@ -69,7 +72,14 @@ class _Record:
         live, lease = self.live(), self.lease
         own = {key: len(text) for key, text in live.items() if key.startswith(RESERVED_PREFIX)}
         return ScopeInfo(
-            scope, lease.attempt, lease.epoch, len(live) - len(own), self.touched_at, lease.scope_id, own
+            scope,
+            lease.attempt,
+            lease.epoch,
+            len(live) - len(own),
+            self.touched_at,
+            lease.scope_id,
+            own,
+            self.holder,
         )
 
     def live(self) -> dict[str, str]:
@@ -107,9 +117,12 @@ class MemoryStore:
             record = self._make(scope, admitted)
         if admitted.fresh:
             record.entries.clear()
+        now = time.time()
+        saved_ago = None if record.saved_at is None else max(0.0, now - record.saved_at)
         record.hand_over(admitted.attempt, admitted.run)
-        record.touched_at = time.time()
-        return Snapshot(record.lease, record.live(), record.run, admitted.fresh)
+        record.holder = Holder.here(admitted.attempt, now)
+        record.touched_at = now
+        return Snapshot(record.lease, record.live(), record.run, admitted.fresh, saved_ago=saved_ago)
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`."""
@@ -128,7 +141,11 @@ class MemoryStore:
     async def read(self, scope: Scope) -> Snapshot | None:
         """See `Store.read`."""
         record = self._records.get(scope)
-        return None if record is None else Snapshot(record.lease, record.live(), record.run)
+        return (
+            None
+            if record is None
+            else Snapshot(record.lease, record.live(), record.run, holder=record.holder)
+        )
 
     async def scopes(
         self,

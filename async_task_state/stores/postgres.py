@@ -8,6 +8,7 @@ takes a lease locks its row exclusively, so it waits for a commit that is under 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from async_task_state.errors import AsyncTaskStateError, StoreUnavailableError
 from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
+from async_task_state.stores.holders import Holder, host_name
 from async_task_state.stores.matching import Matching
 from async_task_state.stores.postgres_connection import SoleConnection
 from async_task_state.stores.postgres_entries import FIRST_BYTES, Entries
@@ -82,7 +84,7 @@ class PostgresStore:
         async with self._use_in_line() as db:
             taken = None
             while taken is None:
-                held, *seen = await self._newest(db, scope)
+                held, saved_ago, *seen = await self._newest(db, scope)
                 admitted = admit(scope, attempt, run, held)
                 taken = await self._take(db, scope, admitted, seen)
             lease, version = taken
@@ -95,7 +97,7 @@ class PostgresStore:
         values = (
             await self._read_on(lease, version, entries) if kept and not entries.are_all else entries.at()
         )
-        return Snapshot(lease, values, admitted.run, admitted.fresh)
+        return Snapshot(lease, values, admitted.run, admitted.fresh, saved_ago=saved_ago)
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`. A transaction has at most 1,000 rows, unless one batch has more."""
@@ -120,8 +122,10 @@ class PostgresStore:
                         await entries.read_page(db.fetch, self._sql.page, rows[0]["id"])
         if not rows:
             return None
-        *numbers, run = rows[0][:5]
-        return Snapshot(Lease(scope, *numbers), entries.at(), run)
+        *numbers, run, held_epoch, host, pid, since = rows[0][:9]
+        lease = Lease(scope, *numbers)
+        holder = Holder(host, pid, lease.attempt, since) if held_epoch == lease.epoch > 0 else None
+        return Snapshot(lease, entries.at(), run, holder=holder)
 
     async def scopes(
         self,
@@ -292,17 +296,18 @@ class PostgresStore:
             await self._all(db, self._sql.fence_lost, ids, numbers, self._retry)
         self._doubtful.clear()
 
-    async def _newest(self, db: Any, scope: Scope) -> tuple[Held | None, int, int]:
-        """Who has held the scope last, with which epoch and token."""
-        [[known, attempt, epoch, token, run]] = await self._all(db, self._sql.newest, *scope.row)
+    async def _newest(self, db: Any, scope: Scope) -> tuple[Held | None, float | None, int, int]:
+        """Who has held the scope last, how long ago something was saved, and with which epoch and token it is held."""
+        [[known, attempt, epoch, token, run, ago]] = await self._all(db, self._sql.newest, *scope.row)
         _refuse_unless(known)
-        return (None, NOT_THERE, 0) if attempt is None else (Held(attempt, run), epoch, token)
+        return (None, None, NOT_THERE, 0) if attempt is None else (Held(attempt, run), ago, epoch, token)
 
     async def _take(
         self, db: Any, scope: Scope, admitted: Admission, seen: Sequence[int]
     ) -> tuple[Lease, str] | None:
         """Take the lease, and the version of the row; None where another holder than the one that was `seen` has it."""
-        wanted = (*scope.row, admitted.attempt, new_token(), admitted.run, *seen)
+        here = host_name(), os.getpid()
+        wanted = (*scope.row, admitted.attempt, new_token(), admitted.run, *seen, *here)
         if not admitted.fresh:
             rows = await self._all(db, self._sql.acquire, *wanted)
         else:
@@ -391,7 +396,7 @@ async def _transaction(db: Any, begin: str | None = None) -> AsyncIterator[None]
 def _first_page(rows: Sequence[Any]) -> Entries:
     """The entries of the rows of a scope, of which there is one without an entry where it has none."""
     entries = Entries()
-    entries.add([row[5:] for row in rows if row["key"] is not None])
+    entries.add([row[9:] for row in rows if row["key"] is not None])
     return entries
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.scopes import scope_of
 from async_task_state.stores import ScopeInfo
+from async_task_state.stores.holders import Holder
+from async_task_state.stores.postgres_sql import HOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -50,15 +52,20 @@ WITH page AS MATERIALIZED (
         FROM "{schema}".scope WHERE {matching.conditions("${0}")}
     ) AS dated {behind} ORDER BY updated DESC, id DESC LIMIT ${first}::bigint
 )
-SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch,
-    (SELECT count(*) FROM "{schema}".entry WHERE {_LIVE} AND NOT {_OWN}), updated, id,
-    (SELECT json_object_agg(key, octet_length(value))::text FROM "{schema}".entry WHERE {_LIVE} AND {_OWN})
-FROM page ORDER BY updated DESC, id DESC""",
+SELECT dag_id, run_id, task_id, map_index, region_id, attempt, epoch, {HOLDER}, keys, updated, id, own
+FROM page, LATERAL (
+    SELECT count(*) FILTER (WHERE NOT {_OWN}) AS keys,
+        json_object_agg(key, octet_length(value)) FILTER (WHERE {_OWN})::text AS own
+    FROM "{schema}".entry WHERE {_LIVE}
+) AS entries ORDER BY updated DESC, id DESC""",
         *values,
     )
     return [
-        ScopeInfo(scope_of(tuple(row)), attempt, epoch, keys, updated, id_, json.loads(own or "{}"))
-        for *row, attempt, epoch, keys, updated, id_, own in rows
+        ScopeInfo(
+            *(scope_of(tuple(row)), attempt, epoch, keys, updated, id_, json.loads(own or "{}")),
+            Holder(host, pid, attempt, since) if held_epoch == epoch > 0 else None,
+        )
+        for *row, attempt, epoch, held_epoch, host, pid, since, keys, updated, id_, own in rows
     ]
 
 

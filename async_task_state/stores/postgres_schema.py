@@ -61,6 +61,11 @@ ALTER TABLE {schema}.scope ADD COLUMN token bigint NOT NULL DEFAULT 0,
 UPDATE {schema}.entry SET expires_at = 'infinity' FROM {schema}.scope
     WHERE scope_id = id AND dag_id <> '' AND expires_at IS NULL AND NOT starts_with(key, '__ats:');
 """,
+    # Which process has taken the lease of `held_epoch`: whatever else raises the epoch need not know these.
+    """
+ALTER TABLE {schema}.scope ADD COLUMN held_epoch integer NOT NULL DEFAULT 0, ADD COLUMN host text NOT NULL DEFAULT '',
+    ADD COLUMN pid bigint NOT NULL DEFAULT 0, ADD COLUMN since timestamptz;
+""",
 )
 """What leads from each version to the next. One that was released is never changed."""
 

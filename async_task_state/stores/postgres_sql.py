@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "BEGIN_SNAPSHOT",
+    "HOLDER",
     "LONGEST",
     "ROWS_A_STATEMENT",
     "SESSION",
@@ -69,6 +70,8 @@ _SCOPE_KEY: Final = "dag_id = $1 AND run_id = $2 AND task_id = $3 AND map_index 
 _LEASE: Final = "((attempt::bigint << 32 | epoch) # token)"
 _NUMBERS: Final = "id, attempt, epoch, token"
 """Of a lease."""
+HOLDER: Final = "held_epoch, host, pid, extract(epoch FROM since)::float8"
+"""Which process has the lease, if the epoch is still `held_epoch`."""
 _LIVE: Final = "(expires_at IS NULL OR expires_at > now())"
 _KNOWN: Final = "(SELECT version FROM {schema}.version) <= {known}"
 """Whether the tables are still those of the version that this code knows."""
@@ -94,7 +97,7 @@ _ANSWER: Final = "SELECT all_held FROM good"
 # under way then, and rows may be locked in any order.
 _MAKE: Final = (
     "INSERT INTO {schema}.scope AS s (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token,"
-    " run, touched_at) SELECT $1, $2, $3, $4::integer, $5, {numbers}, now() WHERE "
+    " run, touched_at{holder}) SELECT $1, $2, $3, $4::integer, $5, {numbers}, now(){here} WHERE "
     + _KNOWN
     + " ON CONFLICT (dag_id, run_id, task_id, map_index, region_id) DO UPDATE SET dag_id = excluded.dag_id,"
     " touched_at = now()"
@@ -180,18 +183,25 @@ class Statements:
         )
         self.acquire = sql(
             _MAKE.replace("{numbers}", "$6::integer, 1, $7::bigint, $8")
-            + ", attempt = $6, epoch = s.epoch + 1, token = excluded.token, run = excluded.run, retry = 0"
+            .replace("{holder}", ", held_epoch, host, pid, since")
+            .replace("{here}", ", 1, $11, $12::bigint, now()")
+            + ", attempt = $6, epoch = s.epoch + 1, token = excluded.token, run = excluded.run, retry = 0,"
+            " held_epoch = s.epoch + 1, host = excluded.host, pid = excluded.pid, since = now()"
             f" WHERE s.epoch = $9 AND s.token = $10 RETURNING {_NUMBERS}, xmin::text"
         )
-        self.make = sql(_MAKE.replace("{numbers}", "1, 0, $6::bigint, $7") + f" RETURNING {_NUMBERS}, run")
+        make = (
+            _MAKE.replace("{numbers}", "1, 0, $6::bigint, $7").replace("{holder}", "").replace("{here}", "")
+        )
+        self.make = sql(f"{make} RETURNING {_NUMBERS}, run")
         self.known = sql(f"SELECT {_KNOWN}")
         self.newest = sql(
-            f"SELECT {_KNOWN}, attempt, epoch, token, run FROM (SELECT) AS one"
+            f"SELECT {_KNOWN}, attempt, epoch, token, run, extract(epoch FROM now() - (SELECT max(updated_at)"
+            " FROM {schema}.entry WHERE scope_id = scope.id))::float8 FROM (SELECT) AS one"
             f" LEFT JOIN {{schema}}.scope ON {_SCOPE_KEY}"
         )
         self.page = sql(page("$1", "$2", "$3"))
         self.read = sql(
-            f"SELECT {_NUMBERS}, run, key, value, expires, found FROM {{schema}}.scope"
+            f"SELECT {_NUMBERS}, run, {HOLDER}, key, value, expires, found FROM {{schema}}.scope"
             f" LEFT JOIN LATERAL ({page('scope.id', chr(39) * 2, '$6')}) AS first_page ON true"
             f" WHERE {_SCOPE_KEY} ORDER BY key"
         )

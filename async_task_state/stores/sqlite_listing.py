@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.scopes import scope_of
 from async_task_state.stores import ScopeInfo
+from async_task_state.stores.holders import Holder
 
 if TYPE_CHECKING:
     import sqlite3
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOKS", "count", "listing"]
 
-_COLUMNS: Final = "dag_id, run_id, task_id, map_index, region_id, attempt, epoch"
+_COLUMNS: Final = (
+    "dag_id, run_id, task_id, map_index, region_id, attempt, epoch, held_epoch, host, pid, since"
+)
 IDS_AT_ONCE: Final = 900
 """Older SQLite takes 999 parameters."""
 
@@ -51,8 +54,11 @@ def listing(
         ):
             own[id_][key] = size
     return [
-        ScopeInfo(scope_of(tuple(row)), attempt, epoch, keys.get(id_, 0), updated, id_, own.get(id_, {}))
-        for *row, attempt, epoch, updated, id_ in rows
+        ScopeInfo(
+            *(scope_of(tuple(row)), attempt, epoch, keys.get(id_, 0), updated, id_, own.get(id_, {})),
+            Holder(host, pid, attempt, since) if held_epoch == epoch > 0 else None,
+        )
+        for *row, attempt, epoch, held_epoch, host, pid, since, updated, id_ in rows
     ]
 
 

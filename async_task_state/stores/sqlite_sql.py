@@ -11,6 +11,7 @@ from async_task_state.codec import KILL_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreError
 from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
+from async_task_state.stores.holders import Holder
 
 if TYPE_CHECKING:
     import sqlite3
@@ -65,6 +66,13 @@ ALTER TABLE scope ADD COLUMN run TEXT NOT NULL DEFAULT '';
 UPDATE entry SET expires_at = 9e999 WHERE expires_at IS NULL AND substr(key, 1, 6) <> '__ats:'
     AND scope_id IN (SELECT id FROM scope WHERE dag_id <> '');
 CREATE INDEX entry_expires_at ON entry (expires_at) WHERE expires_at IS NOT NULL;
+""",
+    # Which process has taken the lease of `held_epoch`: whatever else raises the epoch need not know these.
+    """
+ALTER TABLE scope ADD COLUMN held_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE scope ADD COLUMN host TEXT NOT NULL DEFAULT '';
+ALTER TABLE scope ADD COLUMN pid INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE scope ADD COLUMN since REAL NOT NULL DEFAULT 0;
 """,
 )
 """What leads from each version to the next. One that was released is never changed."""
@@ -206,24 +214,33 @@ def _find(db: sqlite3.Connection, scope: Scope) -> tuple[Lease, Held] | tuple[No
 
 
 def _make(db: sqlite3.Connection, scope: Scope, admitted: Admission, epoch: int) -> Lease:
-    token = new_token()
+    """Make a scope that nobody has held; with an epoch of 1 this process does."""
+    token, now = new_token(), time.time()
+    holder = Holder.here(admitted.attempt, now)
     cursor = db.execute(
-        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token, run, touched_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*scope.row, admitted.attempt, epoch, token, admitted.run, time.time()),
+        "INSERT INTO scope (dag_id, run_id, task_id, map_index, region_id, attempt, epoch, token, run, touched_at,"
+        " held_epoch, host, pid, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(*scope.row, admitted.attempt, epoch, token, admitted.run, now),
+            *((epoch, holder.host, holder.pid, now) if epoch else (0, "", 0, 0.0)),
+        ),
     )
     return Lease(scope, cursor.lastrowid or 0, admitted.attempt, epoch, token)
 
 
-def _hand_over(db: sqlite3.Connection, held: Lease, admitted: Admission) -> Lease:
-    """Make the lease another's."""
+def _hand_over(db: sqlite3.Connection, held: Lease, admitted: Admission, *, to_here: bool) -> Lease:
+    """Make the lease this process's, or nobody's."""
     lease = Lease(held.scope, held.scope_id, admitted.attempt, held.epoch + 1, new_token())
     if admitted.fresh:
         _delete_entries(db, lease.scope_id)
-    db.execute(
-        "UPDATE scope SET attempt = ?, epoch = ?, token = ?, run = ?, touched_at = ? WHERE id = ?",
-        (lease.attempt, lease.epoch, lease.token, admitted.run, time.time(), lease.scope_id),
-    )
+    now = time.time()
+    holder = Holder.here(lease.attempt, now)
+    columns = "attempt = ?, epoch = ?, token = ?, run = ?, touched_at = ?"
+    values: list[object] = [*_numbers(lease)[1:], admitted.run, now]
+    if to_here:
+        columns += ", held_epoch = ?, host = ?, pid = ?, since = ?"
+        values += [lease.epoch, holder.host, holder.pid, now]
+    db.execute(f"UPDATE scope SET {columns} WHERE id = ?", (*values, lease.scope_id))  # noqa: S608 - constants
     return lease
 
 
@@ -237,8 +254,13 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None, run: Run 
     admitted = admit(scope, attempt, run, held)
     if lease is None:
         return Snapshot(_make(db, scope, admitted, 1), {}, admitted.run)
-    lease = _hand_over(db, lease, admitted)
-    return Snapshot(lease, _entries(db, lease.scope_id), admitted.run, admitted.fresh)
+    [saved_at] = db.execute(
+        "SELECT max(updated_at) FROM entry WHERE scope_id = ?", (lease.scope_id,)
+    ).fetchone()
+    saved_ago = None if saved_at is None else max(0.0, time.time() - saved_at)
+    lease = _hand_over(db, lease, admitted, to_here=True)
+    entries = _entries(db, lease.scope_id)
+    return Snapshot(lease, entries, admitted.run, admitted.fresh, saved_ago=saved_ago)
 
 
 def acquire_each(
@@ -312,7 +334,7 @@ def write(
     if lease is None:
         lease = _make(db, scope, admitted, 0)
     elif admitted.fresh:
-        lease = _hand_over(db, lease, admitted)
+        lease = _hand_over(db, lease, admitted, to_here=False)
     commit(db, [Batch(lease, dict(changes), cleared)])
     return True
 
@@ -357,7 +379,11 @@ def read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
     lease, held = _find(db, scope)
     if lease is None or held is None:
         return None
-    return Snapshot(lease, _entries(db, lease.scope_id), held.run)
+    held_epoch, host, pid, since = db.execute(
+        "SELECT held_epoch, host, pid, since FROM scope WHERE id = ?", (lease.scope_id,)
+    ).fetchone()
+    holder = Holder(host, pid, lease.attempt, since) if held_epoch == lease.epoch > 0 else None
+    return Snapshot(lease, _entries(db, lease.scope_id), held.run, holder=holder)
 
 
 def clear(db: sqlite3.Connection, scope: Scope) -> int | None:

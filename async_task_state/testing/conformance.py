@@ -12,6 +12,7 @@ from async_task_state.codec import MAX_KEY_CHARS, RESERVED_PREFIX
 from async_task_state.errors import StaleAttemptError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Batch, Lease, Snapshot
+from async_task_state.testing.holders import HolderTests
 from async_task_state.testing.retention import RetentionTests
 from async_task_state.testing.runs import RunTests
 from async_task_state.testing.scopes import ScopeTests
@@ -74,7 +75,7 @@ VALUES: Final = (
 )
 
 
-class StoreConformance(RetentionTests, RunTests, ScopeTests, WriteTests):
+class StoreConformance(HolderTests, RetentionTests, RunTests, ScopeTests, WriteTests):
     """Every promise a store makes, to be inherited by the tests of a store.
 
     Each test is a plain method with an event loop of its own, so any runner will do. Override `make_store`, and

@@ -41,7 +41,7 @@ with DAG("story", schedule=None):
 CHAPTERS = (
     r"story/\S+/load: attempt 1 begins with an empty state",
     r"story/\S+/load: 'bad' of work set 'files' failed: ValueError: no header",
-    r"story/\S+/load: attempt 2 resumes: 'files' \d+ done, 1 failed; \d keys",
+    r"story/\S+/load: attempt 2 resumes: 'files' \d+ done, 1 failed; \d keys, saved \d+ s ago",
     r"story/\S+/load: after 30 s: 'files' \d+ done",
     r"story/\S+/load: left after \d+\.\d s: 'files' 400 done, 1 failed",
 )

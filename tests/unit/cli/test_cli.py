@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import re
+import socket
 import sqlite3
 import sys
 from contextlib import closing
@@ -35,7 +38,11 @@ def test_list_as_json(run, fill):
     assert (code, err) == (0, "")
     assert datetime.fromisoformat(listed.pop("updated_at")).utcoffset() == timedelta(0)
     assert listed.pop("position")
+    holder = listed.pop("holder")
+    assert datetime.fromisoformat(holder.pop("since")).utcoffset() == timedelta(0)
+    assert holder == {"host": socket.gethostname(), "pid": os.getpid(), "attempt": 2}
     assert listed == {
+        "work": [{"name": "files", "done": 1, "failed": 0}],
         "dag_id": "dag",
         "run_id": RUN_ID,
         "task_id": "task",
@@ -55,8 +62,10 @@ def test_list_as_table(run, fill):
     code, out, err = run("list")
     header, second, first = out.splitlines()
     assert (code, err) == (0, "")
-    assert header.split() == ["dag", "run", "task", "map", "attempt", "keys", "changed"]
+    columns = ["dag", "run", "task", "map", "attempt", "keys", "changed", "host", "process", "since"]
+    assert header.split() == columns
     assert second.split()[:6] == ["second", "run", "task", "0", "3", "2"]
+    assert second.split()[9:11] == [socket.gethostname(), str(os.getpid())]
     assert first.split()[:5] == ["first", RUN_ID, "task", "1", "0"]
     assert first.endswith(" UTC")
 
@@ -75,6 +84,40 @@ def test_list_narrowed(run, fill, options, expected):
     for ids in (("a", "r1", "t"), ("a", "r2", "t"), ("b", "r1", "t")):
         fill(TaskScope(*ids))
     assert len(json.loads(run("list", "--json", *options)[1])) == expected
+
+
+@pytest.mark.parametrize("done", [1, 255, 256, 257, 600])
+def test_list_counts_what_work_sets_hold(run, fill, done):
+    fill(done=done, failed=2)
+    fill(TaskScope("other", "run", "task"), done=1, work="a:b")
+    fill(TaskScope("third", "run", "task"), rows=1)
+    header, third, other, first = run("list")[1].splitlines()
+    start = header.index("keys")
+    assert header[start:].split()[:3] == ["keys", "done", "failed"]
+    assert first.split()[3:7] == ["1", "0", str(done), "2"]
+    assert other.split()[3:7] == ["1", "0", "1", "0"]
+    assert third.split()[3:6] == ["1", "1", third.split()[5]]
+    assert [each["work"] for each in json.loads(run("list", "--json")[1])] == [
+        [],
+        [{"name": "a:b", "done": 1, "failed": 0}],
+        [{"name": "files", "done": done, "failed": 2}],
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_list_fits_a_terminal(run, fill, monkeypatch, width):
+    fill(TaskScope("dag", RUN_ID, "task", 3), attempt=2, rows=1, done=1500, failed=2)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    _, out, _ = run("list")
+    text = re.sub("\x1b.*?m", "", out)
+    assert max(map(len, text.splitlines())) <= width
+    where = f"process {os.getpid()} on {socket.gethostname()}, opened "
+    if width in {60, 200}:
+        assert (where in text) == (width == 60)
+    assert RUN_ID in text
+    assert "1,500" in text
 
 
 def test_list_in_pages(run, fill):
@@ -129,7 +172,15 @@ def test_show_as_json(run, fill):
     code, out, err = run("show", *IDS, "--json")
     shown = json.loads(out)
     assert (code, err) == (0, "")
-    assert shown.keys() == SCOPE_KEYS | {"attempt", "epoch", "keys", "updated_at", "values", "work"}
+    assert shown.keys() == SCOPE_KEYS | {
+        "attempt",
+        "epoch",
+        "keys",
+        "updated_at",
+        "holder",
+        "values",
+        "work",
+    }
     assert (shown["attempt"], shown["epoch"], shown["keys"]) == (2, 1, 2)
     assert shown["values"] == {"cursor": {"page": 3}, "text": "x" * 5000}
     (work,) = shown["work"]

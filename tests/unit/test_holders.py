@@ -1,0 +1,154 @@
+"""Who holds a state: a holder that is fenced is told by whom, and the log says how old what it resumes is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import time
+
+import pytest
+from anyio import to_thread
+
+from async_task_state import AssetScope, AssetState, StaleWriterError, TaskScope, story
+from async_task_state.stores import Lease, open_store
+from async_task_state.stores.holders import Holder
+from async_task_state.sync import SyncTaskState
+from async_task_state.takeover import holder_text, stale_error
+
+pytestmark = pytest.mark.anyio
+
+HERE = re.escape(f"host {socket.gethostname()}, process {os.getpid()}, since ") + r"\d\d:\d\d:\d\dZ"
+TAKEN = rf"attempt 1, epoch 1 of dag/run/task is no longer its holder: taken over by attempt 2 on {HERE}; nothing more"
+
+
+def acquired_elsewhere(dsn, scope, attempt):
+    """Another process takes the lease, by a store of its own."""
+
+    async def acquire():
+        store = open_store(dsn)
+        try:
+            return await store.acquire(scope, attempt)
+        finally:
+            await store.close()
+
+    asyncio.run(acquire())
+
+
+def left(state):
+    """Have a state left without the error that it would raise again."""
+    state._pending.error = None
+
+
+async def test_g4_a_fenced_holder_is_told_by_whom(make_state, dsn, scope):
+    async with make_state(attempt=1) as state:
+        await state.set("a", 1)
+        await to_thread.run_sync(acquired_elsewhere, dsn, scope, 2)
+        with pytest.raises(StaleWriterError, match=TAKEN):
+            await state.set("a", 2)
+        with pytest.raises(StaleWriterError, match=TAKEN):
+            await state.checkpoint(a=3)
+        left(state)
+
+
+async def test_g4_who_refreshes_is_told_by_whom(make_state, dsn, scope):
+    async with make_state(attempt=1) as state:
+        await to_thread.run_sync(acquired_elsewhere, dsn, scope, 2)
+        with pytest.raises(StaleWriterError, match=TAKEN):
+            await state.refresh()
+        left(state)
+
+
+async def test_g4_an_asset_has_no_attempt(settings, dsn):
+    async with AssetState(AssetScope("x"), store=settings.dsn, settings=settings) as state:
+        await to_thread.run_sync(acquired_elsewhere, dsn, AssetScope("x"), None)
+        with pytest.raises(StaleWriterError, match=f"taken over by {HERE};"):
+            await state.set("a", 2)
+        left(state)
+
+
+async def test_g4_who_was_cleared_is_told_of_no_holder(make_state, on_store, scope):
+    async with make_state(attempt=1) as state:
+        await on_store("clear", scope)
+        with pytest.raises(StaleWriterError, match="another one has opened or cleared this state since"):
+            await state.set("a", 2)
+        left(state)
+
+
+def test_g4_the_sync_door_is_told_too(make_state, dsn, scope):
+    def hold():
+        with SyncTaskState(make_state(attempt=1)) as state:
+            acquired_elsewhere(dsn, scope, 2)
+            state.set("a", 2)
+
+    with pytest.raises(StaleWriterError, match=TAKEN):
+        hold()
+
+
+class TestAStoreThatDoesNotSay:
+    """The error comes all the same."""
+
+    @pytest.fixture
+    def dsn(self):
+        return "memory:"
+
+    @pytest.fixture
+    def fenced(self, store, settings, make_state, scope):
+        async def fenced():
+            async with make_state(attempt=1, store=store) as state:
+                await store.inner.acquire(scope, 2)
+                with pytest.raises(StaleWriterError, match="another one has opened or cleared this state"):
+                    await state.set("a", 2)
+                left(state)
+
+        return fenced
+
+    async def test_g4_that_knows_no_way_to_list(self, fenced):
+        await fenced()
+
+    async def test_g4_that_raises(self, fenced, store, monkeypatch):
+        async def scopes(**_):
+            raise RuntimeError
+
+        monkeypatch.setattr(type(store), "scopes", staticmethod(scopes), raising=False)
+        await fenced()
+
+    async def test_g4_that_never_answers(self, fenced, store, monkeypatch):
+        monkeypatch.setattr("async_task_state.writer.LOOK_SECONDS", 0.01)
+
+        async def scopes(**_):
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(type(store), "scopes", staticmethod(scopes), raising=False)
+        await fenced()
+
+
+def test_a_takeover_of_another_day_says_which():
+    lease = Lease(TaskScope("dag", "run", "task"), 1, 1, 1, 0)
+    long_ago = Holder("worker", 4711, 2, 1_000_000_000.5)
+    text = "attempt 2 on host worker, process 4711, since 2001-09-09T01:46:40Z"
+    assert holder_text(lease.scope, long_ago) == text
+    assert f"taken over by {text};" in str(stale_error(lease, reopened_here=False, taken_by=long_ago))
+    assert holder_text(AssetScope("x"), Holder("w", 1, 1, time.time())).startswith(
+        "host w, process 1, since "
+    )
+
+
+async def test_the_log_says_how_old_it_is_what_is_resumed(make_state, caplog, scope):
+    caplog.set_level(logging.INFO, story.__name__)
+    async with make_state(attempt=1) as state:
+        await state.set("a", 1)
+    caplog.clear()
+    async with make_state(attempt=2):
+        [line] = [record.getMessage() for record in caplog.records if record.name == story.__name__]
+    assert re.fullmatch(rf"{scope}: attempt 2 resumes: 1 key, saved \d+ s ago", line)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (12, "12 s"), (119, "119 s"), (120, "2 min"), (7300, "2 h"), (2e5, "2 d")],
+)
+def test_a_time_is_said_in_its_largest_unit(seconds, text):
+    assert story.since_text(seconds) == text
