@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Snapshot, Store
 
-__all__ = ["NotFoundError", "add_one", "add_some", "find", "in_its_region", "named"]
+__all__ = ["NotFoundError", "add_one", "add_some", "find", "in_its_region", "named", "others_text"]
 
 ASSET: Final = "\n       %(prog)s (--asset NAME | --asset-uri URI) [options]"
 MAP_INDEX: Final[dict[str, Any]] = {
@@ -95,6 +95,14 @@ async def in_its_region(store: Store, scope: Scope) -> Scope:
         NotFoundError: Several have, and none is named.
     """
     return _placed(scope, await _beside(store, scope))
+
+
+async def others_text(store: Store, scope: Scope) -> str:
+    """What there is of other map indexes of a task, as the end of a sentence on the one that was named."""
+    if not isinstance(scope, TaskScope):
+        return ""
+    infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id, limit=NAMED)
+    return f"; there is for {_names(info.scope for info in infos)} (say --map-index)" if infos else ""
 
 
 async def _beside(store: Store, scope: Scope) -> list[ScopeInfo]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_task_state.cli_check import no_database
-from async_task_state.cli_scope import in_its_region
+from async_task_state.cli_scope import in_its_region, others_text
 from async_task_state.cli_views import (
     by_item,
     clock,
@@ -82,10 +82,11 @@ async def _look(dsn: str, store: Store, view: WatchView) -> str | None:
         if snapshot is None:
             view.scope = await in_its_region(store, view.scope)
             snapshot = await store.read(view.scope)
+            others = "" if snapshot is not None else await others_text(store, view.scope)
     except StoreUnavailableError as error:
         return f"trying again: {error}"
     if snapshot is None:
-        return f"waiting: nothing is stored yet for {view.scope}"
+        return f"waiting: nothing is stored yet for {view.scope}{others}"
     view.take(snapshot)
     return None
 

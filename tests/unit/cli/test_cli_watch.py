@@ -38,6 +38,15 @@ def test_watch_waits_for_the_database_and_the_state(start, fill, tmp_path):
     assert "attempt 1, epoch 1  files: 5 done, 0 failed" in out.splitlines()[-1]
 
 
+def test_watch_names_the_map_indexes_that_there_are(start, fill):
+    for index in range(2):
+        fill(TaskScope(*IDS, index))
+    watch = start("watch", *IDS)
+    assert watch.stderr.readline() == (
+        "waiting: nothing is stored yet for dag/run/task; there is for dag/run/task[0], dag/run/task[1] (say --map-index)\n"
+    )
+
+
 def test_watch_as_json_lines(start, fill):
     fill(attempt=2, done=10, failed=2, expected=40)
     watch = start("watch", *IDS, "--json", "--total", "expected", "--interval", "0.02", "--until", "39")
