@@ -232,6 +232,7 @@ async def test_g4_a_trigger_that_was_moved_to_nobody_yet_is_not_killed_by_a_user
         return "deferred"
 
     monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", deferred)
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.releases_moved_triggers", lambda: False)
     await run_trigger(Count(), stop="user_kill", when=at(7))
     assert killed == []
 
@@ -243,6 +244,7 @@ async def test_g4_silence_of_airflow_is_no_users_kill(monkeypatch):
         given.append(patience)
 
     monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", silent)
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.releases_moved_triggers", lambda: False)
     await run_trigger(Count(), stop="user_kill", when=at(7))
     assert killed == []
     # A triggerer's first request takes up to nine seconds.
@@ -307,6 +309,7 @@ async def test_the_hook_is_not_called_when_only_the_schedulers_clock_says_that_t
         return state
 
     monkeypatch.setattr("async_task_state.triggers.checkpoint.state_in_airflow", says)
+    monkeypatch.setattr("async_task_state.triggers.checkpoint.releases_moved_triggers", lambda: False)
     over = datetime.now(timezone.utc) + timedelta(seconds=seconds)
     monkeypatch.setattr(Count, "timeout_after", over, raising=False)
     await run_trigger(Count(), stop="user_kill", when=at(3))
