@@ -325,5 +325,5 @@ async def look_beside(
         values.setdefault(key, text)
         if pending is not None:
             with pending.lock:
-                pending.room.forget()
+                pending.room.forget(pending)
     return values.get(key)

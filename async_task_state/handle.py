@@ -360,7 +360,7 @@ class State:
                 work = self._works[name] = WorkSet(self, name, values)
                 work._take_out(values)
                 if self._pending is not None:
-                    self._pending.room.near -= TAIL_BYTES
+                    self._pending._near -= TAIL_BYTES
         return work
 
     def _begin(self, values: dict[str, str]) -> None:

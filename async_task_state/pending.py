@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint as give_turn
 from async_task_state.codec import KILL_PREFIX
 from async_task_state.flight import Flight, laid_over
 from async_task_state.results import Stats
-from async_task_state.room import BYTES_A_KEY_CHAR, FEW
+from async_task_state.room import BYTES_A_KEY_CHAR, FEW, MUST_COUNT
 from async_task_state.stores import Batch
 from async_task_state.takeover import stale_error, unsaved_text
 from async_task_state.waiting import Waiter
@@ -54,6 +54,7 @@ class Pending:
         "_due_after",
         "_flight",
         "_lag",
+        "_near",
         "_producers",
         "_queued",
         "_recorded",
@@ -92,6 +93,8 @@ class Pending:
         self._cleared = False
         self._calls = 0
         self._batch_bytes = 0
+        # How many bytes the open batch may have for a call of few values to fit for certain.
+        self._near = MUST_COUNT
         self.room: Room
         self._since = 0.0
         self._queued = False
@@ -157,7 +160,7 @@ class Pending:
         if self.error is not None or self._writer.trouble is not None:
             self.check()
         with self.lock:
-            if self._batch_bytes > self.room.near or len(changes) > FEW:
+            if self._batch_bytes > self._near or len(changes) > FEW:
                 self.room.admit(self, changes)
             # What `whole` does, without one more call: that is 8 % of a checkpoint.
             try:
@@ -173,7 +176,7 @@ class Pending:
             self.whole(self.add, changes)
             self._calls -= 1
             self._recorded -= 1
-            self.room.forget()
+            self.room.forget(self)
 
     def whole(self, step: Callable[..., None], *args: Any) -> None:
         """Take a step that may be taken twice, whole; the caller holds the lock.
@@ -199,7 +202,7 @@ class Pending:
         for key, change in changes.items():
             replaced = pending.get(key)
             if replaced is None:
-                self.room.near -= BYTES_A_KEY_CHAR * len(key)
+                self._near -= BYTES_A_KEY_CHAR * len(key)
             elif replaced[0] is not None:
                 self._batch_bytes -= len(replaced[0])
             pending[key] = change
@@ -230,7 +233,7 @@ class Pending:
         """A step: delete every key, let those forget who know of some, and add what is to be there instead."""
         self._changes.clear()
         self._producers.clear()
-        self.room.forget()
+        self.room.forget(self)
         self._batch_bytes = 0
         for key in [key for key in self.values if not key.startswith(KILL_PREFIX)]:
             self.values.pop(key, None)
@@ -270,7 +273,7 @@ class Pending:
         # All of it can be read, or nothing changes.
         loads = [read(values) for read in reload]
         self.values = values
-        self.room.forget()
+        self.room.forget(self)
         for load in loads:
             load()
 
@@ -318,7 +321,7 @@ class Pending:
             self._changes.update(produced)
             self._changes, self._producers, self._waiters = {}, {}, []
             self._cleared = self._queued = False
-            self.room.near -= self._batch_bytes
+            self._near -= self._batch_bytes
             self._calls = self._batch_bytes = 0
             self._flight = flight
             return flight

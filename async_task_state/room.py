@@ -52,14 +52,12 @@ class Room:
         works: The work sets that the holder has opened, by name; what they hold is not among the values.
     """
 
-    __slots__ = ("_at", "_held", "_limit", "_slack", "_works", "near")
+    __slots__ = ("_at", "_held", "_limit", "_slack", "_works")
 
     def __init__(self, settings: Settings, works: Mapping[str, WorkSet]) -> None:
         self._limit = settings.max_state_bytes
         self._slack = int(FEW * (settings.max_value_bytes + BYTES_A_KEY_CHAR * MAX_KEY_CHARS)) + TAIL_BYTES
         self._works = works
-        self.near = MUST_COUNT
-        """How many bytes the open batch may have for a call of few values to fit for certain."""
         self._held = 0
         # The number of calls recorded when `_held` was right.
         self._at = -1
@@ -80,7 +78,7 @@ class Room:
         """
         batch, calls = pending._batch_bytes, pending._recorded
         size = sum(len(text or "") + BYTES_A_KEY_CHAR * len(key) for key, (text, _) in changes.items())
-        if batch + size + TAIL_BYTES <= self.near + self._slack:
+        if batch + size + TAIL_BYTES <= pending._near + self._slack:
             return
         if self._at != calls:
             self._held, self._at = self.count(pending.values), calls
@@ -89,7 +87,7 @@ class Room:
         check_growth(pending.lease.scope, changes, held, growth, self._limit, work)
         self._held, self._at = held + growth, calls + 1
         free = self._limit - held - len(self._works) * TAIL_BYTES
-        self.near = int(batch + free - self._slack) if free >= self._limit / FAR else MUST_COUNT
+        pending._near = int(batch + free - self._slack) if free >= self._limit / FAR else MUST_COUNT
 
     def admit_instead(self, pending: Pending, changes: Mapping[str, Change]) -> None:
         """Refuse what is to be there instead of all that the state holds, if that is too much.
@@ -100,9 +98,9 @@ class Room:
         held = self.count(pending.values)
         check_growth(pending.lease.scope, changes, held, growth_of({}, changes) - held, self._limit)
 
-    def forget(self) -> None:
+    def forget(self, pending: Pending) -> None:
         """Count at the next call, because something was changed by what was no call."""
-        self.near, self._at = MUST_COUNT, -1
+        pending._near, self._at = MUST_COUNT, -1
 
     def count(self, values: Mapping[str, str]) -> int:
         """How many bytes the state holds: its keys in UTF-8 and their JSON."""

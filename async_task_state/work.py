@@ -198,7 +198,7 @@ class WorkSet:
         pending.admit(changes)
         with pending.lock:
             # As in `record`.
-            if pending._batch_bytes > pending.room.near or len(changes) > FEW:
+            if pending._batch_bytes > pending._near or len(changes) > FEW:
                 pending.room.admit(pending, changes, self._growth_by(digest), self._name)
             if digest not in self._done:
                 place = self._tail, len(self._tail), self._tail_key, self._tail_number
@@ -256,7 +256,7 @@ class WorkSet:
                 room = max(0, limit - FAILURE_BYTES) // BYTES_A_CHAR // 2
                 failure = Failure(item[:room], text[:room], *tries)
                 change = (encode(key, failure, limit), None)
-            if pending._batch_bytes > pending.room.near:
+            if pending._batch_bytes > pending._near:
                 replaced = 0 if key in pending.values else self._failure_bytes(digest)
                 pending.room.admit(pending, {key: change}, -replaced, self._name)
             self._failures[digest] = failure
