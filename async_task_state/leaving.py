@@ -15,6 +15,7 @@ from async_task_state.errors import StaleWriterError, StoreUnavailableError
 from async_task_state.logs import Log
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
 
@@ -81,7 +82,9 @@ async def _on_asyncio(
                 await asyncio.wait([task], timeout=None if left == math.inf else left)
             except asyncio.CancelledError as error:
                 outcome.cancelled = error
-            if again and task.cancelled():
+            if again and task.done() and (cut_short := _what_cut_short(task)) is not None:
+                if not task.cancelled():
+                    outcome.cancelled = cut_short
                 task = loop.create_task(call())
     outcome.ended = task.done() and not task.cancelled()
     if not outcome.ended:
@@ -93,6 +96,15 @@ async def _on_asyncio(
             raise raised
         outcome.error = raised
     return outcome
+
+
+def _what_cut_short(task: asyncio.Task[Any]) -> BaseException | None:
+    """The cancellation of a task that is done, or the alarm that was raised in it, as of an execution_timeout."""
+    try:
+        raised = task.exception()
+    except BaseException as cancellation:  # noqa: BLE001 - returned
+        return cancellation
+    return None if isinstance(raised, Exception) else raised
 
 
 def keeping_portal(call: Callable[[], Awaitable[Any]]) -> Callable[[], Coroutine[Any, Any, Any]]:

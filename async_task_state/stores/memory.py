@@ -70,7 +70,7 @@ class _Record:
 
     def info(self, scope: Scope) -> ScopeInfo:
         live, lease = self.live(), self.lease
-        own = {key: len(text) for key, text in live.items() if key.startswith(RESERVED_PREFIX)}
+        own = {key: len(str(text)) for key, text in live.items() if key.startswith(RESERVED_PREFIX)}
         return ScopeInfo(
             scope,
             lease.attempt,

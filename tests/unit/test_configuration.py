@@ -53,7 +53,7 @@ def airflows(monkeypatch):
         home = configuration.get_airflow_home()
         monkeypatch.setattr(configuration, "AIRFLOW_HOME", home)
         monkeypatch.setattr(configuration, "AIRFLOW_CONFIG", configuration.get_airflow_config(home))
-        monkeypatch.setattr(compat, "conf", configuration.initialize_config())
+        monkeypatch.setattr(configuration, "conf", configuration.initialize_config())
         return settings_in(compat.config_with(SECTION, "dsn"), home)
 
     return airflows

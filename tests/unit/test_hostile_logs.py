@@ -56,9 +56,13 @@ async def test_each_line_of_the_life_of_a_state_is_one_line(open_hostile, caplog
     with pytest.raises(StaleWriterError) as fenced:
         await be_fenced(open_hostile)
     assert str(fenced.value).isprintable()
-    assert len(caplog.messages) > 20
-    assert all(message.isprintable() for message in caplog.messages)
-    assert all(SHOWN in message for message in caplog.messages)
+    # Not what asyncio's debug mode says of slow callbacks.
+    messages = [
+        record.getMessage() for record in caplog.records if record.name.startswith("async_task_state")
+    ]
+    assert len(messages) > 20
+    assert all(message.isprintable() for message in messages)
+    assert all(SHOWN in message for message in messages)
     assert not {"\x1b", "\r", "\u202e", "\u2028", "\x85"} & set(caplog.text), "nor has a traceback any"
 
 

@@ -137,10 +137,10 @@ def test_g4_who_is_not_let_in_is_told_why(held, attempt, run, said):
 @pytest.mark.parametrize(
     ("scope", "named"),
     [
-        (TaskScope("dag", "a run; rm *", "task", 3), "dag 'a run; rm *' task --map-index 3"),
-        (TaskScope("dag", "run", "task", region_id=UUID(int=7)), f"dag run task --region-id {UUID(int=7)}"),
-        (AssetScope("an asset"), "--asset 'an asset'"),
-        (AssetScope(uri="s3://a"), "--asset-uri s3://a"),
+        (TaskScope("dag", "a run; rm *", "task", 3), "--map-index 3 dag 'a run; rm *' task"),
+        (TaskScope("dag", "run", "task", region_id=UUID(int=7)), f"--region-id {UUID(int=7)} dag run task"),
+        (AssetScope("an asset"), "'--asset=an asset'"),
+        (AssetScope(uri="s3://a"), "--asset-uri=s3://a"),
     ],
     ids=str,
 )

@@ -13,6 +13,7 @@ from faulty import PATIENCE, until
 from leavekit import NEVER, cancel_while_leaving, ends_cancelled
 
 from async_task_state import SyncTaskState
+from async_task_state.leaving import to_its_end
 
 pytestmark = pytest.mark.anyio
 
@@ -151,3 +152,27 @@ def test_g6_the_sync_door_is_left_saved_when_an_alarm_comes_meanwhile(handle, st
     with pytest.raises(AlarmError):
         author()
     assert store.saved(scope) == {"n": 1}
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_g6_an_alarm_in_the_last_flush_is_raised_when_that_is_done(again):
+    """It may go off in the step of the flush and not in that of the task that leaves."""
+    calls = []
+
+    async def flush():
+        calls.append("begun")
+        if len(calls) == 1:
+            raise AlarmError
+        calls.append("done")
+
+    async def leave():
+        return await to_its_end(flush, PATIENCE, again=again)
+
+    if again:
+        outcome = asyncio.run(leave())
+        assert isinstance(outcome.cancelled, AlarmError)
+        assert outcome.ended
+        assert calls == ["begun", "begun", "done"]
+    else:
+        with pytest.raises(AlarmError):
+            asyncio.run(leave())
