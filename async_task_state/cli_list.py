@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Group
@@ -27,15 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "document", "listing", "page", "whole_number"]
 
 WIDEST: Final = 100_000
+DIGITS: Final = 18
+"""Of a number that every database takes, at most."""
+LARGEST_ID: Final = 2**63 - 1
 SHOWN: Final = 100
 """How many are shown to a person who has said nothing of it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what narrows a list down."""
-    parser.add_argument("--dag", metavar="DAG", help="only this DAG's")
-    parser.add_argument("--run", dest="only_run", metavar="RUN", help="only this run's")
-    parser.add_argument("--task", metavar="TASK", help="only this task's")
+    parser.add_argument("--dag", type=_id, metavar="DAG", help="only this DAG's")
+    parser.add_argument("--run", dest="only_run", type=_id, metavar="RUN", help="only this run's")
+    parser.add_argument("--task", type=_id, metavar="TASK", help="only this task's")
     parser.add_argument("--assets", action="store_true", help="only those of assets")
     parser.add_argument(
         "--limit",
@@ -100,17 +104,26 @@ def listing(infos: Sequence[ScopeInfo], screen: Screen) -> RenderableType:
 
 def whole_number(text: str) -> int:
     """A number of things, of which there is one at least."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    if not text.isdecimal() or not int(text[:DIGITS]) > 0 or len(text) > DIGITS:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number above 0 of at most {DIGITS} digits, not {text!r}"
+        )
     return int(text)
 
 
-def _position(text: str) -> Position:
-    updated_at, _, scope_id = text.partition(":")
+def _id(text: str) -> str:
     try:
-        return Position(float(updated_at), int(scope_id))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a position that a list has named, not {text!r}") from None
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"must be UTF-8, not {text!r}") from None
+    return text
+
+
+def _position(text: str) -> Position:
+    named = re.fullmatch(r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?):(-?\d{1,19})", text, re.ASCII)
+    if named is None or abs(int(named[2])) > LARGEST_ID:
+        raise argparse.ArgumentTypeError(f"must be a position that a list has named, not {text!r}")
+    return Position(float(named[1]), int(named[2]))
 
 
 def _table(infos: Sequence[ScopeInfo], screen: Screen) -> RenderableType:

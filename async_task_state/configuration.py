@@ -85,7 +85,8 @@ def plain_config(section: str) -> PlainConfig | None:
         if not file.read(path) and Path(path).exists():
             return None
         config = PlainConfig(file, home)
-        if file.has_option("core", "airflow_home") or not _is_off(config, "core", "unit_test_mode"):
+        moved = _variable("core", "airflow_home") in os.environ or file.has_option("core", "airflow_home")
+        if moved or not _is_off(config, "core", "unit_test_mode"):
             return None
         for option in [*named, *(file.options(section) if file.has_section(section) else [])]:
             if option.endswith(WAYS):

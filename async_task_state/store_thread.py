@@ -97,7 +97,7 @@ class StoreThread(ABC):
 
     @abstractmethod
     def _retry_round(self, fault: Exception) -> None:
-        """Let `_serve_once`, which has raised, do all of it again; this must not raise."""
+        """Let `_serve_once`, which has raised, do all of it again."""
 
     @abstractmethod
     def _note_end(self, error: BaseException | None) -> None:
@@ -142,7 +142,13 @@ class StoreThread(ABC):
                 try:
                     await self._serve_once()
                 except Exception as fault:  # noqa: BLE001 - whatever it is, what was recorded must not be lost
-                    self._retry_round(fault)
+                    try:
+                        self._retry_round(fault)
+                    except Exception as another:
+                        log.error(  # noqa: TRY400 - it has no exception()
+                            "a round that has failed could not be prepared for its repetition",
+                            exc_info=another,
+                        )
                     # What fails at once must leave the loop time for other work.
                     await asyncio.sleep(FIRST_RETRY_SECONDS)
         except BaseException as raised:

@@ -347,8 +347,7 @@ class Writer(StoreThread):
         self._not_before = time.monotonic() + self._retry_after * random.uniform(0.5, 1)  # noqa: S311 - jitter
         self._retry_after = min(self._retry_after * 2, LAST_RETRY_SECONDS)
         self.hurry()
-        # Waiting mends an outage; it does not mend a corrupt file.
-        if self.trouble == self._outage or not isinstance(error, StoreUnavailableError):
+        if self.trouble == self._outage or _lasts(error):
             self._declare_outage()
 
     def _retry_round(self, fault: Exception) -> None:
@@ -384,9 +383,16 @@ class Writer(StoreThread):
         )
 
     def _why_away(self) -> str:
-        if self._away_because is not None and not isinstance(self._away_because, StoreUnavailableError):
-            return str(self._away_because)
-        cause = "it does not answer" if self._away_because is None else str(self._away_because)
+        error = self._away_because
+        if _lasts(error):
+            return str(error)
+        cause = (
+            "it does not answer"
+            if error is None
+            else str(error)
+            if isinstance(error, StoreError)
+            else repr(error)
+        )
         return f"the store has been away for [async_task_state] outage_timeout = {self._settings.outage_timeout:g} s ({cause})"
 
     async def _drained(self) -> None:
@@ -395,6 +401,11 @@ class Writer(StoreThread):
             self.hurry()
             self._wake_up()
             await asyncio.sleep(0.001)
+
+
+def _lasts(error: Exception | None) -> bool:
+    """Whether waiting does not mend it: an outage passes, and so may a lack of memory; a corrupt file stays corrupt."""
+    return error is not None and not isinstance(error, (StoreUnavailableError, MemoryError))
 
 
 def _of(pending: Pending) -> str:

@@ -237,7 +237,9 @@ class CheckpointTrigger(BaseTrigger):
         key = await claims.wait_for_note(state)
         note = None if key is None else await claims.claim_note(state, key, claim)
         if note is None:
-            self.log.info("on_user_kill is not called: another trigger or attempt has taken over")
+            self.log.info(
+                "on_user_kill is not called here: another trigger or attempt has taken over, and calls it if a user has cleared the task"
+            )
             return None
         error = None
         if not called:

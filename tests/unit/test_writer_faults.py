@@ -20,6 +20,7 @@ from async_task_state import writer as writer_module
 from async_task_state.deadline import Deadline
 from async_task_state.lifetime import drain, shutdown, writer_for
 from async_task_state.pending import Pending
+from async_task_state.stores.progress import Patience
 from async_task_state.writer import Writer
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +124,44 @@ async def test_g5_a_fault_in_a_round_loses_no_change_and_no_waiter(
         writer = one._pending._writer
     assert writer is writer_for(store, None)
     assert store.saved(scope)["c"] == 3
+
+
+RETRIES = [(Writer, "_retry"), (Writer, "hurry"), (Patience, "fail"), (writer_module.random, "uniform")]
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+@pytest.mark.parametrize(("place", "name"), RETRIES, ids=[name for _, name in RETRIES])
+async def test_g5_faults_while_a_retry_is_prepared_end_no_writer(
+    open_state, store, scope, monkeypatch, place, name, times
+):
+    async with open_state() as state:
+        await state.set("a", 0)
+        here, fail = threading.get_ident(), failing(lambda: None, MemoryError(name), times=times)
+        method = getattr(place, name)
+
+        def fails_there(*args, **options):
+            if threading.get_ident() != here:
+                fail()
+            return method(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fails_there)
+            store.down = True
+            async with anyio.create_task_group() as group:
+                group.start_soon(state.set, "a", 1)
+                await until(lambda: len(store.commits) > 1)
+                store.mend()
+        writer = state._pending._writer
+    assert writer is writer_for(store, None)
+    assert store.saved(scope) == {"a": 1}
+
+
+async def test_g5_a_fault_of_the_store_that_passes_is_no_outage(open_state, store, scope, monkeypatch):
+    async with open_state() as state:
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "commit", failing(store.commit, MemoryError("once"), times=2))
+            await state.set("a", 1)
+    assert store.saved(scope) == {"a": 1}
 
 
 async def test_g5_a_fault_while_a_batch_is_put_back_loses_nothing(open_state, store, scope, monkeypatch):
