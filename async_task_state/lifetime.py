@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Store
     from async_task_state.stores.airflow import Channel
 
-__all__ = ["awaited_writer", "drain", "lent_store", "shutdown", "writer_for"]
+__all__ = ["awaited_writer", "drain", "lent_store", "opened_before_fork", "shutdown", "writer_for"]
 
 _writers: dict[str | Store, Writer] = {}
 _writers_lock = threading.Lock()
@@ -96,7 +96,8 @@ def _all_writers() -> list[Writer | AwaitedWriter]:
     return [*_writers.values(), *_awaited]
 
 
-def _opened_before_fork(what: str) -> StateNotOpenError:
+def opened_before_fork(what: str) -> StateNotOpenError:
+    """The error for what was opened before this process was forked."""
     return StateNotOpenError(f"{what} was opened by the process that this one was forked from: open it here")
 
 
@@ -122,7 +123,7 @@ def _after_fork_in_child() -> None:
     # Kept for ever: a store that could not be closed before the fork must not be closed after it.
     _inherited.extend(_writers.values())
     for writer in _all_writers():
-        writer.disown(_opened_before_fork)
+        writer.disown(opened_before_fork)
     _writers.clear()
     _awaited.clear()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
 from async_task_state.alarms import despite_alarms
@@ -87,6 +89,7 @@ class SyncState(Generic[H]):
         self._handle: H = handle
         self._loop: asyncio.AbstractEventLoop | None = None
         self._depth = 0
+        self._process = 0
         self._cut_short: set[asyncio.Task[Any]] = set()
         self._alarm: BaseException | None = None
 
@@ -106,6 +109,7 @@ class SyncState(Generic[H]):
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._loop.set_exception_handler(self._note_alarm)
+            self._process = os.getpid()
         self._depth += 1
         try:
             self._handle = self._run(self._entered.__aenter__)
@@ -119,7 +123,12 @@ class SyncState(Generic[H]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Flush and leave."""
+        """Flush and leave; a child that was forked meanwhile only leaves."""
+        if self._loop is not None and self._process != os.getpid():
+            # What the loop waits with is its parent's, too, which closing it would make deaf: it is never taken apart.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._loop))
+            self._loop = None
+            return
         try:
             self._run(self._entered.__aexit__, kind, error, traceback)
         finally:
@@ -193,6 +202,10 @@ class SyncState(Generic[H]):
 
         if self._loop is None:
             raise StateNotOpenError(f"{self._entered!r} is not open here: enter it with `with`")
+        if self._process != os.getpid():
+            from async_task_state.lifetime import opened_before_fork  # noqa: PLC0415 - loads asyncio, 50 ms
+
+            raise opened_before_fork(f"the state of {self._entered._scope}")
         _refuse_running_loop()
 
         async def call() -> T:

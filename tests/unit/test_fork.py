@@ -215,3 +215,41 @@ def test_g1_a_childs_data_outlives_its_parents_store(file_dsn):
         """,
         file_dsn,
     )
+
+
+def test_g5_a_child_that_leaves_its_parents_sync_state_takes_nothing_from_it(file_dsn):
+    """The loop of a sync state waits with an epoll that a child shares."""
+    run(
+        """
+        from async_task_state.sync import SyncTaskState
+
+        # A child that ends as a program does would wait for the thread that only its parent has.
+        faulthandler.cancel_dump_traceback_later()
+
+        def watched(loop):
+            with open(f"/proc/self/fdinfo/{loop._selector.fileno()}") as info:
+                return [line for line in info if line.startswith("tfd")]
+
+        with SyncTaskState(make_state(max_delay=3600)) as state:
+            state.checkpoint(n=1)
+            loop = state._loop
+            before = watched(loop)
+            assert before
+            child = os.fork()
+            if child == 0:
+                for call in (state.flush, state.refresh, lambda: state.get("n"), lambda: state.set("n", 2)):
+                    try:
+                        call()
+                    except StateNotOpenError as error:
+                        assert "was opened by the process that this one was forked from" in str(error), error
+                    else:
+                        raise AssertionError("the child used its parent's handle")
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            assert watched(loop) == before
+            state.set("m", 2)
+        with SyncTaskState(make_state()) as state:
+            assert state.get_all() == {"n": 1, "m": 2}
+        """,
+        file_dsn,
+    )
