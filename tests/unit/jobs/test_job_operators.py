@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import pytest
 from airflow.models.trigger import Trigger
-from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from airflow.sdk.execution_time.timeout import timeout
 from doorkit import GIVEN, MOMENTS, trigger_of
 from service import service
@@ -22,6 +21,12 @@ from async_task_state import (
 )
 from async_task_state.operators import RemoteJobOperator
 from async_task_state.testing import run_trigger
+
+try:
+    from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
+except ImportError:
+    # Airflow 3.1 has them elsewhere.
+    from airflow.exceptions import AirflowTaskTimeout, TaskDeferred
 
 # On the worker
 
