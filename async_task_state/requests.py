@@ -103,6 +103,8 @@ class Requests:
                     task.cancel()
 
     async def _wait(self, call: Call, *args: object) -> Any:
+        # Before a waiter is made: where a child was forked from a coroutine, no event loop runs.
+        self._check()
         waiter = Waiter()
         self._ask(waiter, call, *args)
         try:

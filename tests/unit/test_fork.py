@@ -253,3 +253,80 @@ def test_g5_a_child_that_leaves_its_parents_sync_state_takes_nothing_from_it(fil
         """,
         file_dsn,
     )
+
+
+HOLDERS = """
+    from contextlib import suppress
+    from async_task_state import AssetScope, AsyncTaskStateError
+    from async_task_state.lifetime import shutdown
+    from async_task_state.state import AssetState
+    from async_task_state.sync import SyncAssetState, SyncTaskState
+
+    faulthandler.cancel_dump_traceback_later()
+
+    def handles():
+        for read_only in (True, False):
+            yield make_state(read_only=read_only), SyncTaskState
+            asset = AssetScope("lake")
+            yield AssetState(asset, store=settings.dsn, settings=settings, read_only=read_only), SyncAssetState
+
+    def says(call, text):
+        try:
+            call()
+        except AsyncTaskStateError as error:
+            assert text in str(error), error
+        else:
+            raise AssertionError("it was refreshed")
+"""
+
+
+@pytest.mark.timeout(90)
+def test_g5_a_refresh_in_a_forked_child_says_that_the_state_is_its_parents(dsn):
+    run(
+        HOLDERS
+        + """
+    FORKED = "was opened by the process that this one was forked from"
+
+    async def main():
+        for handle, _ in handles():
+            async with handle as state:
+                in_child(lambda: says(lambda: state.refresh().send(None), FORKED))
+                await state.refresh()
+
+    asyncio.run(main())
+    for handle, door in handles():
+        with door(handle) as state:
+            in_child(lambda: says(state.refresh, FORKED))
+            state.refresh()
+    """,
+        dsn,
+    )
+
+
+@pytest.mark.timeout(90)
+def test_g5_a_refresh_after_the_shutdown_says_so(dsn):
+    run(
+        HOLDERS
+        + """
+    SHUT = "before this process shut its stores down"
+
+    async def main(handle):
+        with suppress(AsyncTaskStateError):
+            async with handle as state:
+                await asyncio.to_thread(shutdown)
+                try:
+                    await state.refresh()
+                except AsyncTaskStateError as error:
+                    assert SHUT in str(error), error
+                else:
+                    os._exit(3)
+
+    for handle, _ in handles():
+        asyncio.run(main(handle))
+    for handle, door in handles():
+        with suppress(AsyncTaskStateError), door(handle) as state:
+            shutdown()
+            says(state.refresh, SHUT)
+    """,
+        dsn,
+    )
