@@ -11,10 +11,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
-from async_task_state.configuration import plain_config
 from async_task_state.errors import InvalidArgumentError, SettingsError
 from async_task_state.logs import Log
-from async_task_state.misspelt import misspelt
 
 if TYPE_CHECKING:
     from async_task_state.configuration import Config
@@ -143,6 +141,8 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: An option is not of its type or out of range.
     """
+    from async_task_state.configuration import plain_config  # noqa: PLC0415 - who only imports us does not pay for it
+
     plain = plain_config(SECTION)
     if plain is not None:
         return settings_in(plain, plain.home)
@@ -163,6 +163,8 @@ def settings_in(config: Config, home: str) -> Settings:
     Raises:
         SettingsError: As `load_settings`.
     """
+    from async_task_state.misspelt import misspelt  # noqa: PLC0415 - as above
+
     for line in misspelt(config, SECTION, {*DEFAULTS, "dsn", "conn_id"}):
         log.warning("%s", line)
     values: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
@@ -126,6 +125,8 @@ class SyncState(Generic[H]):
         """Flush and leave; a child that was forked meanwhile only leaves."""
         if self._loop is not None and self._process != os.getpid():
             # What the loop waits with is its parent's, too, which closing it would make deaf: it is never taken apart.
+            import ctypes  # noqa: PLC0415 - hardly ever needed
+
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._loop))
             self._loop = None
             return
