@@ -303,9 +303,13 @@ class Writer(StoreThread):
         self._away_because = self._faulty_since = None
         lost = [flight for flight in flights if flight.batch.lease in fenced] if fenced else []
         for flight in flights:
-            if not lost or flight not in lost:
+            if not lost or flight.batch.lease not in fenced:
                 flight.pending.settle(fenced=False)
         if lost:
+            # Who has lost nothing does not wait for what those who have are told.
+            wake(
+                waiter for flight in flights if flight.batch.lease not in fenced for waiter in flight.waiters
+            )
             await self._look_who_holds(lost)
             for flight in lost:
                 flight.pending.settle(fenced=True)

@@ -7,10 +7,13 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
 
+import anyio
 import pytest
 from anyio import to_thread
+from faulty import PATIENCE
 
 from async_task_state import AssetScope, AssetState, StaleWriterError, TaskScope, story
 from async_task_state.stores import Lease, open_store
@@ -123,6 +126,42 @@ class TestAStoreThatDoesNotSay:
 
         monkeypatch.setattr(type(store), "scopes", staticmethod(scopes), raising=False)
         await fenced()
+
+    async def test_g2_another_state_in_the_commit_does_not_wait_for_it(
+        self, store, make_state, scope, monkeypatch
+    ):
+        monkeypatch.setattr("async_task_state.writer.LOOK_SECONDS", PATIENCE)
+        looking, answer = threading.Event(), threading.Event()
+
+        async def scopes(**_):
+            looking.set()
+            await asyncio.to_thread(answer.wait, PATIENCE)
+            raise RuntimeError
+
+        monkeypatch.setattr(type(store), "scopes", staticmethod(scopes), raising=False)
+        saved = anyio.Event()
+
+        async def save(other):
+            await other.set("b", 1)
+            saved.set()
+
+        async def be_fenced(state):
+            with pytest.raises(StaleWriterError):
+                await state.set("a", 2)
+
+        async with (
+            make_state(attempt=1, store=store) as state,
+            make_state(TaskScope("dag", "run", "other"), store=store) as other,
+        ):
+            await store.inner.acquire(scope, 2)
+            async with anyio.create_task_group() as group:
+                group.start_soon(be_fenced, state)
+                group.start_soon(save, other)
+                await to_thread.run_sync(looking.wait, PATIENCE)
+                with anyio.fail_after(PATIENCE / 2):
+                    await saved.wait()
+                answer.set()
+            left(state)
 
 
 def test_a_takeover_of_another_day_says_which():
