@@ -21,10 +21,8 @@ from weakref import WeakValueDictionary
 from async_task_state.deadline import NEVER, Deadline
 from async_task_state.errors import (
     StaleWriterError,
-    StateNotOpenError,
     StoreError,
     StoreUnavailableError,
-    WriterEndedError,
 )
 from async_task_state.handover import watch
 from async_task_state.logs import Log
@@ -32,6 +30,7 @@ from async_task_state.pending import Pending
 from async_task_state.requests import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from async_task_state.store_thread import StoreThread
 from async_task_state.stores.progress import Patience, listening
+from async_task_state.trouble import ended, lasts, stopped, why_away
 from async_task_state.waiting import wake
 
 if TYPE_CHECKING:
@@ -162,13 +161,13 @@ class Writer(StoreThread):
 
     def stop(self) -> None:
         """Drain, close the store and end the thread."""
-        self._refuse_changes(_stopped)
+        self._refuse_changes(stopped)
         for pending in list(self._holders.values()):
             # Whoever found the writer there has come to the queue once the lock is free.
             with pending.lock:
                 pass
         self.drain()
-        self.disown(_stopped)
+        self.disown(stopped)
         self._post(self._end)
         self._thread.join(self._settings.exit_timeout)
 
@@ -223,8 +222,8 @@ class Writer(StoreThread):
         if lost:
             # A cancellation is the loop's own, for what has stopped it.
             cause = "it was stopped" if error is None else repr(error.__context__ or error)
-            self.disown(lambda what: _ended(what, cause))
-            self.trouble = lambda pending: _ended(_of(pending), f"{cause}; not saved: {pending.unsaved()}")
+            self.disown(lambda what: ended(what, cause))
+            self.trouble = lambda pending: ended(_of(pending), f"{cause}; not saved: {pending.unsaved()}")
         trouble = self.trouble or self._outage
         with self._gate:
             self._ended = True
@@ -351,7 +350,7 @@ class Writer(StoreThread):
         self._not_before = time.monotonic() + self._retry_after * random.uniform(0.5, 1)  # noqa: S311 - jitter
         self._retry_after = min(self._retry_after * 2, LAST_RETRY_SECONDS)
         self.hurry()
-        if self.trouble == self._outage or _lasts(error):
+        if self.trouble == self._outage or lasts(error):
             self._declare_outage()
 
     def _retry_round(self, fault: Exception) -> None:
@@ -387,17 +386,7 @@ class Writer(StoreThread):
         )
 
     def _why_away(self) -> str:
-        error = self._away_because
-        if _lasts(error):
-            return str(error)
-        cause = (
-            "it does not answer"
-            if error is None
-            else str(error)
-            if isinstance(error, StoreError)
-            else repr(error)
-        )
-        return f"the store has been away for [async_task_state] outage_timeout = {self._settings.outage_timeout:g} s ({cause})"
+        return why_away(self._away_because, self._settings.outage_timeout)
 
     async def _drained(self) -> None:
         while self._queue or self._saving:
@@ -407,20 +396,5 @@ class Writer(StoreThread):
             await asyncio.sleep(0.001)
 
 
-def _lasts(error: Exception | None) -> bool:
-    """Whether waiting does not mend it: an outage passes, and so may a lack of memory; a corrupt file stays corrupt."""
-    return error is not None and not isinstance(error, (StoreUnavailableError, MemoryError))
-
-
 def _of(pending: Pending) -> str:
     return f"the state of {pending.lease.scope}"
-
-
-def _stopped(what: str) -> StateNotOpenError:
-    return StateNotOpenError(f"{what} was opened before this process shut its stores down")
-
-
-def _ended(what: str, why: str) -> WriterEndedError:
-    return WriterEndedError(
-        f"the thread that saves {what} has ended, so that it must be opened again ({why})"
-    )

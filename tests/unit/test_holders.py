@@ -153,6 +153,9 @@ class TestAStoreThatDoesNotSay:
             make_state(attempt=1, store=store) as state,
             make_state(TaskScope("dag", "run", "other"), store=store) as other,
         ):
+            # So that nothing is on its way, and both come in one commit.
+            await state.set("a", 1)
+            await other.set("b", 0)
             await store.inner.acquire(scope, 2)
             async with anyio.create_task_group() as group:
                 group.start_soon(be_fenced, state)
