@@ -31,7 +31,6 @@ from async_task_state.errors import (
 from async_task_state.lifetime import writer_for
 from async_task_state.metadata import asset_name, asset_name_query, run_in, run_in_awaited
 from async_task_state.records import decode_record
-from async_task_state.room import check_changes
 from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import SECTION, check_executor, load_settings
 from async_task_state.stores.admission import of_run
@@ -336,11 +335,9 @@ async def _set(
         seconds = math.inf if expires_at is None else _seconds_until(expires_at)
     gone = seconds is not None and seconds <= 0
     changes: dict[str, Change] = {key: (None, None) if gone else (text, seconds)}
-    snapshot = None if gone else of_run(await store.read(scope), None, run)
-    if not gone:
-        held = {} if snapshot is None else snapshot.entries
-        check_changes(scope, changes, held, load_settings().max_state_bytes)
-    await store.write(scope, changes, run=run)
+    # A key that goes makes room, and nothing is counted for it.
+    room = None if gone else load_settings().max_state_bytes
+    await store.write(scope, changes, run=run, limit=room)
 
 
 async def _delete(store: Store, scope: Scope, run: Run | None, key: str) -> None:

@@ -79,9 +79,10 @@ class LentStore:
         cleared: bool = False,
         run: Run | None = None,
         expected: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> bool:
         """See `Store.write`."""
-        write = partial(self._store.write, cleared=cleared, run=run, expected=expected)
+        write = partial(self._store.write, cleared=cleared, run=run, expected=expected, limit=limit)
         made: bool = await self._once(write, scope, changes)
         return made
 

@@ -27,7 +27,7 @@ __all__ = [
     "MUST_COUNT",
     "TAIL_BYTES",
     "Room",
-    "check_changes",
+    "check_write",
     "entry_bytes",
     "growth_of",
 ]
@@ -141,22 +141,20 @@ def check_growth(
         )
 
 
-def check_changes(
-    scope: Scope, changes: Mapping[str, Change], entries: Mapping[str, str], limit: float
-) -> None:
-    """Refuse changes of a scope that nobody holds here.
+def check_write(scope: Scope, changes: Mapping[str, Change], held: int, replaced: int, limit: float) -> None:
+    """Refuse changes of a scope that nobody holds here; for a store, in the transaction that makes them.
 
     Args:
         scope: Whose state.
         changes: What is to be written.
-        entries: All that it holds.
-        limit: How many bytes it may hold.
+        held: How many bytes the scope's keys and values have that have not expired, as `entry_bytes` counts them.
+        replaced: How many of them those have that are changed.
+        limit: How many it may hold.
 
     Raises:
         StateTooLargeError: It would hold more, and more than now.
     """
-    held = sum(entry_bytes(key, text) for key, text in entries.items())
-    check_growth(scope, changes, held, growth_of(entries, changes), limit)
+    check_growth(scope, changes, held, growth_of({}, changes) - replaced, limit)
 
 
 def growth_of(values: Mapping[str, str], changes: Mapping[str, Change]) -> int:

@@ -217,6 +217,7 @@ class Store(Protocol):
         cleared: bool = False,
         run: Run | None = None,
         expected: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> bool:
         """Make changes durable without the lease, which stays whose it is: what others than the holder wrote.
 
@@ -230,12 +231,16 @@ class Store(Protocol):
             run: The run that writes, where that is known.
             expected: Keys and their texts: nothing is written, and no scope is made, unless each has its text, as seen in
                 the transaction that writes. An empty mapping expects nothing.
+            limit: How many bytes the scope may hold with them, unless they make it smaller: its keys in UTF-8 and their
+                texts, as seen in the transaction that writes; `async_task_state.room.check_write` decides that, for every
+                store alike. None asks nothing, and neither does a write that clears, because it makes room.
 
         Returns:
             Whether the changes were made.
 
         Raises:
             StaleAttemptError: What is stored is of a newer run.
+            StateTooLargeError: The scope would hold more than `limit`; nothing is written.
         """
 
     async def clear(self, scope: Scope) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
+from async_task_state.room import check_write, entry_bytes
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Lease, Position, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
@@ -187,12 +188,18 @@ class MemoryStore:
         cleared: bool = False,
         run: Run | None = None,
         expected: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> bool:
         """See `Store.write`."""
         record = self._records.get(scope)
         if expected and (record is None or not expected.items() <= record.live().items()):
             return False
         admitted = admit_write(scope, run, None if record is None else record.held)
+        if limit is not None and not cleared:
+            live = {} if record is None or admitted.fresh else record.live()
+            held = sum(entry_bytes(key, text) for key, text in live.items())
+            replaced = sum(entry_bytes(key, live[key]) for key in changes if key in live)
+            check_write(scope, changes, held, replaced, limit)
         if record is None:
             record = self._make(scope, admitted)
         elif admitted.fresh:

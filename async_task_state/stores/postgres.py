@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from async_task_state.errors import AsyncTaskStateError, StoreUnavailableError
+from async_task_state.room import check_write
 from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.holders import Holder, host_name
@@ -168,6 +169,7 @@ class PostgresStore:
         cleared: bool = False,
         run: Run | None = None,
         expected: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> bool:
         """See `Store.write`.
 
@@ -185,6 +187,10 @@ class PostgresStore:
             admitted = admit_write(scope, run, Held(lease.attempt, left_by))
             if admitted.fresh:
                 await self._reset(db, lease.scope_id, admitted.run)
+            if limit is not None and not cleared:
+                # A statement of its own: it sees what was saved before the row was locked.
+                held, replaced = await db.fetchrow(self._sql.sizes, lease.scope_id, *joined(list(changes)))
+                check_write(scope, changes, held, replaced, limit)
             await self._change(db, Rows.of([Batch(lease, dict(changes), cleared)]))
         return True
 

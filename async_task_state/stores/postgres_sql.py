@@ -209,6 +209,11 @@ class Statements:
             "SELECT key, value FROM {schema}.entry WHERE scope_id = $1 AND key = ANY(string_to_array($2, $3))"
             f" AND {_LIVE}"
         )
+        size = "coalesce(sum(octet_length(key) + octet_length(value)){some}, 0)::bigint"
+        of_keys = size.format(some=" FILTER (WHERE key = ANY(string_to_array($2, $3)))")
+        self.sizes = sql(
+            f"SELECT {size.format(some='')}, {of_keys} FROM {{schema}}.entry WHERE scope_id = $1 AND {_LIVE}"
+        )
         self.version = sql(
             "SELECT xmin::text, extract(epoch FROM now())::float8 FROM {schema}.scope WHERE id = $1"
         )

@@ -137,9 +137,10 @@ class SQLiteStore:
         cleared: bool = False,
         run: Run | None = None,
         expected: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> bool:
         """See `Store.write`."""
-        return await self._run(sqlite_sql.write, scope, changes, cleared, run, expected)
+        return await self._run(sqlite_sql.write, scope, changes, cleared, run, expected, limit)
 
     async def clear(self, scope: Scope) -> int | None:
         """See `Store.clear`."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from async_task_state.codec import KILL_PREFIX
 from async_task_state.errors import AsyncTaskStateError, StoreError
+from async_task_state.room import check_write
 from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.holders import Holder
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from async_task_state.runs import Run
@@ -114,6 +115,11 @@ _UPSERT_IF_HELD = (
 )
 _SCOPE_KEY = "dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ? AND region_id = ?"
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
+# Of a value that is long the newer function reads no more than how long it is.
+_BYTES = "octet_length({0})" if sqlite3.sqlite_version_info >= (3, 43) else "length(CAST({0} AS BLOB))"
+_SIZE = f"{_BYTES.format('key')} + {_BYTES.format('value')}"
+_HELD = f"SELECT coalesce(sum({_SIZE}), 0) FROM entry WHERE scope_id = ? AND {_LIVE}"  # noqa: S608 - constants
+_REPLACED = f"SELECT {_SIZE} FROM entry WHERE ((scope_id, key) = {{rows}}) AND {_LIVE}"  # noqa: S608 - constants
 
 
 def transact(db: sqlite3.Connection, begin: str, work: Callable[..., T], *args: object) -> T:
@@ -325,6 +331,7 @@ def write(
     cleared: bool,
     run: Run | None,
     expected: Mapping[str, str] | None,
+    limit: int | None,
 ) -> bool:
     """See `Store.write`."""
     lease, held = _find(db, scope)
@@ -335,8 +342,18 @@ def write(
         lease = _make(db, scope, admitted, 0)
     elif admitted.fresh:
         lease = _hand_over(db, lease, admitted, to_here=False)
+    if limit is not None and not cleared:
+        check_write(scope, changes, *_sizes(db, lease.scope_id, changes), limit)
     commit(db, [Batch(lease, dict(changes), cleared)])
     return True
+
+
+def _sizes(db: sqlite3.Connection, scope_id: int, keys: Iterable[str]) -> tuple[int, int]:
+    """How many bytes a scope holds that have not expired, and how many of them some of its keys hold."""
+    now = time.time()
+    [held] = db.execute(_HELD, (scope_id, now)).fetchone()
+    replaced = _in_bulk(db, _REPLACED, [(scope_id, key) for key in keys], now, joint=_OR)
+    return held, sum(size for (size,) in replaced)
 
 
 def _upserts(batch: Batch, now: float) -> list[tuple[int, str, str, float, float | None]]:

@@ -124,6 +124,14 @@ class RunTests(StoreTests):
         assert (found.entries, found.fresh) == ({"b": "2", "c": "3"}, False)
 
     @on_its_own
+    async def test_what_an_earlier_run_has_left_leaves_room(self, store: Store) -> None:
+        """It is deleted before the write that finds it is measured."""
+        await store.acquire(SCOPE, 1, OLD)
+        await store.write(SCOPE, {"a": ("1" * 90, None)}, limit=100)
+        await store.write(SCOPE, {"b": ("1" * 90, None)}, run=Run(started=LATER), limit=100)
+        assert await entries(store) == {"b": "1" * 90}
+
+    @on_its_own
     async def test_what_one_run_writes_without_the_lease_fences_nobody(self, store: Store) -> None:
         """Its own holder goes on, as when it is not known who writes."""
         held = await _leave(store, 1, OLD)

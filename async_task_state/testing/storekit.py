@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from async_task_state.errors import StateTooLargeError
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Batch, Lease, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from async_task_state.scopes import Scope
 
@@ -27,6 +29,7 @@ __all__ = [
     "hold",
     "on_its_own",
     "put",
+    "raises_too_large",
     "until_gone",
 ]
 
@@ -98,10 +101,25 @@ async def entries(store: Store, scope: Scope = SCOPE) -> dict[str, str]:
     return snapshot.entries
 
 
-async def until_gone(store: Store, key: str) -> None:
+@contextmanager
+def raises_too_large(message: str) -> Iterator[None]:
+    """Expect a block to be refused because a scope would hold too much.
+
+    Args:
+        message: A part of what the error says.
+    """
+    try:
+        yield
+    except StateTooLargeError as error:
+        assert message in str(error)  # noqa: PT017 - no plugin is needed here
+    else:
+        raise AssertionError("more than the limit was taken")
+
+
+async def until_gone(store: Store, key: str, scope: Scope = SCOPE) -> None:
     """Wait for the store's clock to pass a key's expiry."""
     for _ in range(1000):
-        if key not in await entries(store):
+        if key not in await entries(store, scope):
             return
         await asyncio.sleep(0.001)
     raise AssertionError(f"{key!r} is still read after its retention")

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from async_task_state.codec import KILL_PREFIX, RESERVED_PREFIX
+from async_task_state.errors import StateTooLargeError
 from async_task_state.scopes import AssetScope, TaskScope
 from async_task_state.stores import Batch, Snapshot
 from async_task_state.testing.storekit import (
@@ -20,6 +21,7 @@ from async_task_state.testing.storekit import (
     hold,
     on_its_own,
     put,
+    raises_too_large,
     until_gone,
 )
 
@@ -140,6 +142,58 @@ class WriteTests(StoreTests):
                 )
                 assert sorted(made) == [False, False, False, True]
                 assert await entries(store) == {"a": claims[made.index(True)]}
+        finally:
+            if elsewhere is not store:
+                await elsewhere.close()
+
+    @on_its_own
+    async def test_g8_a_write_that_makes_the_scope_too_large_is_refused(self, store: Store) -> None:
+        """Keys in UTF-8 and texts count, as they are when it is made; nothing is written, and no scope is made."""
+        for scope in (SCOPE, AssetScope("full")):
+            with raises_too_large("would hold 11 with key 'a'; "):
+                await store.write(scope, {"a": ("1" * 10, None)}, limit=10)
+            assert await store.read(scope) is None
+            await store.write(scope, {"a": ("1" * 9, None), "gone": ("1", None)}, limit=15)
+            await store.write(scope, {"gone": ("1" * 90, AT_ONCE)}, limit=104)
+            await until_gone(store, "gone", scope)
+            # One replaced, one that is new, and one that has expired.
+            await store.write(scope, {"a": ("1" * 4, None), "\N{ROCKET}": ("1", None)}, limit=10)
+            with raises_too_large("holds 10 bytes, and would hold 13 with key 'gone'; "):
+                await store.write(scope, {"a": ("1", None), "gone": ("11", None)}, limit=10)
+            await store.write(scope, {"a": (None, None), "gone": ("1", None)}, limit=10)
+            assert await entries(store, scope) == {"\N{ROCKET}": "1", "gone": "1"}
+
+    @on_its_own
+    async def test_a_write_that_makes_a_scope_smaller_is_made_however_large_it_is(self, store: Store) -> None:
+        """A limit that was lowered keeps nobody from making room, nor from clearing."""
+        await hold(store, {"a": "1" * 50, "b": "1" * 50})
+        for changes in ({"a": ("1" * 50, None)}, {"a": ("1" * 40, None), "c": ("1" * 9, None)}):
+            assert await store.write(SCOPE, changes, limit=10)
+        with raises_too_large("holds 102 bytes, and would hold 103 with key 'c'; "):
+            await store.write(SCOPE, {"c": ("1" * 10, None)}, limit=10)
+        assert await store.write(SCOPE, {"b": (None, None), "nowhere": (None, None)}, limit=10)
+        assert await store.write(SCOPE, {"d": ("1" * 20, None)}, cleared=True, limit=10)
+        assert await entries(store) == {"d": "1" * 20}
+
+    @on_its_own
+    async def test_g8_writes_at_once_hold_no_more_than_the_limit(self, store: Store) -> None:
+        """However many processes write, as many are refused as do not fit, also beside a holder."""
+        elsewhere = self.reopen(store) or store
+        held = (await store.acquire(SCOPE, 1)).lease
+        try:
+            for number in range(10):
+                await put(store, held, {"k": "1" * 17, **{f"{key:02}": "1" * 8 for key in range(10, 16)}})
+                writes = [
+                    (store, elsewhere)[key % 2].write(SCOPE, {f"{key:02}": ("1" * 8, None)}, limit=200)
+                    for key in range(10, 50)
+                ]
+                made = await asyncio.gather(*writes, put(store, held, {"k": "2" * 7}), return_exceptions=True)
+                assert {type(each) for each in made} == {bool, StateTooLargeError, list}
+                left = await entries(store)
+                # As many as there was room for while the holder's key had 17 bytes, or once it had 7.
+                assert len(left) - 1 in (18, 19), number
+                assert sum(map(len, [*left, *left.values()])) <= 200
+                await store.write(SCOPE, {}, cleared=True)
         finally:
             if elsewhere is not store:
                 await elsewhere.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -349,3 +350,29 @@ def test_g8_the_server_says_that_a_state_is_too_large(answer, backend, monkeypat
     monkeypatch.setenv(f"{SECTION}MAX_STATE_BYTES", "100")
     response = answer(lambda: backend.set(SCOPE, "a", "x" * 100))
     assert (response.status_code, "max_state_bytes allows 100" in response.text) == (400, True)
+
+
+@pytest.mark.parametrize("scope", [SCOPE, AssetScope(name="a")], ids=["task", "asset"])
+def test_g8_values_saved_at_once_hold_no_more_than_the_limit(door, monkeypatch, of_store, scope):
+    monkeypatch.setenv(f"{SECTION}MAX_STATE_BYTES", "105")
+    start = threading.Barrier(20)
+
+    def save(number):
+        start.wait()
+        try:
+            door.set(scope, f"{number:02}", "x" * 8)
+        except StateTooLargeError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as threads:
+        assert sum(threads.map(save, range(20))) == 10
+    assert len(of_store("read", door._backend._known(scope)).entries) == 10
+
+
+def test_a_value_is_saved_without_reading_the_others(door, monkeypatch, of_store, dsn):
+    door.set(SCOPE, "a", "1")
+    monkeypatch.setattr(writer_for(dsn, load_settings()).store, "read", None)
+    door.set(SCOPE, "b", "2")
+    monkeypatch.undo()
+    assert of_store("read", OurScope("dag", "run", "task")).entries == {"a": "1", "b": "2"}
