@@ -8,6 +8,7 @@ from async_task_state.text import plain
 
 if TYPE_CHECKING:
     from async_task_state.results import WorkSummary
+    from async_task_state.scopes import Scope
 
 __all__ = [
     "AlreadyOpenError",
@@ -172,7 +173,13 @@ class StateNotOpenError(AsyncTaskStateError, RuntimeError):
 
 
 class StateTooLargeError(AsyncTaskStateError, ValueError):
-    """A state would hold more than `max_state_bytes` allows; the message names the state, the key and both numbers."""
+    """A state would hold more than `max_state_bytes` allows; the message names the state, the key and both numbers.
+
+    Attributes:
+        scope: Whose state.
+    """
+
+    scope: Scope | None = None
 
 
 class StoreError(AsyncTaskStateError):

@@ -17,6 +17,7 @@ from async_task_state.errors import (
     InvalidValueError,
     JobCallError,
     JobGoneError,
+    StateTooLargeError,
     UnknownJobStatusError,
 )
 from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
@@ -167,20 +168,20 @@ class JobWork(JobDefinition):
         try:
             # As a later process will find it.
             job_id = decode(encode("id", given, load_settings().max_value_bytes))
-        except InvalidValueError as error:
+            running = {"id": job_id, **job, "state": RUNNING, "status": "submitted"}
+            await _remember(state, running)
+        except (InvalidValueError, StateTooLargeError) as error:
             await self._disown(calls, given)
             await _remember(state, {**job, "state": CANCELLED, "status": f"{error}"[:STATUS_CHARS]})
             raise
-        job = {"id": job_id, **job, "state": RUNNING, "status": "submitted"}
-        await _remember(state, job)
-        return job
+        return running
 
     async def _disown(self, calls: JobCalls, job_id: Any) -> None:
         """Cancel a job whose id no later process could be given."""
         try:
             await calls.cancel(job_id)
         except Exception as error:  # noqa: BLE001 - what is wrong with the id is what is raised
-            log.warning("a job whose id is no JSON could not be cancelled and may be running: %r", error)
+            log.warning("a job whose id cannot be saved could not be cancelled and may be running: %r", error)
 
     async def _watch(self, calls: JobCalls, state: TaskState, job: dict[str, Any]) -> dict[str, Any]:
         """Poll until the job ends, and make its outcome durable.
@@ -313,8 +314,18 @@ def _unfinished_jobs(values: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _remember(state: TaskState, job: dict[str, Any]) -> None:
-    """Make what is known of the job durable; one that may be running is not forgotten, however long it takes."""
-    await state.set(JOB, job, retention=NEVER_EXPIRE if is_unfinished(job) else None)
+    """Make what is known of the job durable; one that may be running is not forgotten, however long it takes.
+
+    Raises:
+        StateTooLargeError: There is no room for it, even without its status.
+    """
+    save = partial(state.set, JOB, retention=NEVER_EXPIRE if is_unfinished(job) else None)
+    try:
+        await save(job)
+    except StateTooLargeError as error:
+        # People read it; what became of the job is what the next process needs.
+        await save({**job, "status": ""})
+        log.warning("the status of the job is not saved, %r: %s", job["status"], error)
 
 
 async def _cancelled(calls: JobCalls, job_id: Any) -> None:

@@ -212,7 +212,7 @@ class RemoteJobOperator(BaseOperator):
 
     Args:
         submit: The dotted path of a function that submits the job and returns its id, any JSON value but None; a tuple
-            becomes a list, and of an id that is no JSON the job is cancelled before the error is raised. It is called with `arguments` as keywords and, if it has a parameter `idempotency_key`, with the key. Functions
+            becomes a list, and of an id that cannot be saved the job is cancelled before the error is raised. It is called with `arguments` as keywords and, if it has a parameter `idempotency_key`, with the key. Functions
             may be async, or plain, which then run in a worker thread. With `deferrable=False` a function will do.
         poll: The same of one that is called with the id and returns the status: a word, an enum's member, or an object
             with `is_terminal` and `is_successful`. It raises `async_task_state.JobGoneError` where the service knows

@@ -23,6 +23,7 @@ from async_task_state.errors import (
     InvalidArgumentError,
     StaleWriterError,
     StateNotOpenError,
+    StateTooLargeError,
     StoreUnavailableError,
     UnstableItemError,
     WorkFailedError,
@@ -154,7 +155,7 @@ class Run:
             try:
                 result = await call(item)
             except BaseException as raised:
-                if self._is_lost(raised) or not is_of_item(raised):
+                if self._is_lost(raised) or self._is_full(raised) or not is_of_item(raised):
                     raise
                 error = raised
             else:
@@ -194,6 +195,10 @@ class Run:
                 return True
         return False
 
+    def _is_full(self, error: BaseException) -> bool:
+        """Whether an error says that the state of this set holds as much as it may: so no item after this one fits either."""
+        return isinstance(error, StateTooLargeError) and error.scope == self._work._state._scope
+
     def _name_of(self, item: Any, unnamed: Exception | None) -> str:
         """What a failure calls an item: by its key, if it has one."""
         return str(self._key(item)) if unnamed is None else f"an item without a key: {told(item, repr)}"
@@ -207,13 +212,16 @@ class Run:
         except _STATE_LOST:
             raise
         except Exception as error:
-            if self._on_error == "raise" or digest in self._work._done:
+            if self._on_error == "raise" or digest in self._work._done or self._is_full(error):
                 name_item(error, shown_item(self._work.name, self._name_of(item, None)))
                 raise
             return error
 
     def _record_failed(self, digest: bytes, name: str, error: BaseException) -> Pending:
-        pending = self._work._record_failed(digest, name, error)
+        try:
+            pending = self._work._record_failed(digest, name, error)
+        except StateTooLargeError as full:
+            raise full from error
         if self._work._given_up(digest, self._max_attempts):
             self._count_failure(self._work._failures[digest], error)
         return pending

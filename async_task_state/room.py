@@ -135,10 +135,12 @@ def check_growth(
     """
     if growth > 0 and held + growth > limit:
         what = f"work set {work!r}" if work is not None else f"key {longest(changes)!r}"
-        raise StateTooLargeError(
+        error = StateTooLargeError(
             f"the state of {scope} holds {held:,} bytes, and would hold {held + growth:,} with {what};"
             f" [{SECTION}] max_state_bytes allows {limit:,}: delete keys, or clear the state"
         )
+        error.scope = scope
+        raise error
 
 
 def check_write(scope: Scope, changes: Mapping[str, Change], held: int, replaced: int, limit: float) -> None:

@@ -183,6 +183,8 @@ class WorkSet:
         Raises:
             WorkFailedError: An item failed for good and `on_error` is "raise".
             InvalidItemError: A key is not a string, or not a stable one.
+            StateTooLargeError: This state would hold more than `[async_task_state] max_state_bytes`, whatever `on_error` is:
+                there is no room for the items to come either. What is done stays recorded.
             InvalidArgumentError: `fn` cannot be called or is a generator function, a number is below 1, or `on_error` is
                 neither of the two.
         """

@@ -23,6 +23,7 @@ from async_task_state import (
     SyncTaskState,
     TaskScope,
     TaskState,
+    WorkCounts,
     handle,
     room,
 )
@@ -164,6 +165,68 @@ async def test_a_run_over_a_set_ends_when_nothing_more_can_be_recorded(make_stat
         assert 80 < state.work("w").counts.done < 130
         await state.clear()
         assert (await state.work("w").process(range(9), lambda item: item)).done == 9
+
+
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+async def test_g8_a_result_that_has_no_room_is_no_items_failure(make_state, dsn, on_error):
+    calls = []
+
+    def fn(item):
+        calls.append(item)
+        return item
+
+    def record(item, result):
+        return {f"row {item:03}": "x" * 500}
+
+    async with make_state(settings=with_limit(dsn, 3200)) as state:
+        # So much is free in the end that there would be room for the failures of some.
+        options = {"on_error": on_error, "concurrency": 1, "record": record, "max_attempts": 3}
+        with pytest.raises(
+            StateTooLargeError, match=r"'6' is not recorded as done: .* max_state_bytes allows 3,200"
+        ):
+            await state.work("w").process(range(1000), fn, **options)
+        assert state.work("w").counts == WorkCounts(6, 0)
+        assert calls == [*range(7)]
+    async with make_state() as state:
+        assert (await state.work("w").process(range(10), fn, **options)).done == 4
+    assert calls == [*range(7), *range(6, 10)]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+async def test_g8_a_call_that_finds_its_state_full_ends_the_run_and_one_of_another_state_does_not(
+    make_state, dsn, on_error
+):
+    other = TaskScope("dag", "run", "other")
+    limited = with_limit(dsn, 1500)
+    calls = []
+
+    async with make_state(settings=limited) as state, make_state(of=other, settings=limited) as beside:
+
+        def fill(of):
+            async def fn(item):
+                calls.append(item)
+                await of.checkpoint({f"row {item}": "x" * 1600})
+
+            return fn
+
+        with pytest.raises(StateTooLargeError, match="the state of dag/run/task holds"):
+            await state.work("w").process(range(1000), fill(state), on_error=on_error, concurrency=1)
+        assert calls == [0]
+        assert state.work("w").counts == WorkCounts(0, 0)
+        if on_error == "collect":
+            summary = await state.work("w").process(range(3), fill(beside), on_error=on_error)
+            assert summary.failed == 3
+            assert "the state of dag/run/other holds" in summary.failures[0].error
+
+
+async def test_what_failed_is_told_where_there_is_no_room_for_the_failure(make_state, dsn):
+    def fn(item):
+        raise KeyError("what is wrong with it")
+
+    async with make_state(settings=with_limit(dsn, 100)) as state:
+        with pytest.raises(StateTooLargeError, match="with work set 'w'") as caught:
+            await state.work("w").process(range(5), fn, on_error="collect")
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 async def test_an_asset_has_its_limit(dsn, settings):
