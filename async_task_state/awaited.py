@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakValueDictionary
 
 import anyio
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from async_task_state.stores import Change
     from async_task_state.stores.airflow import Channel
 
-__all__ = ["AwaitedWriter", "drain", "look_beside"]
+__all__ = ["AwaitedWriter", "drain"]
 
 log = Log(__name__)
 
@@ -88,6 +88,9 @@ class AwaitedWriter:
         settings: For the timeouts.
         channel: The way to the store; None finds it when a state is opened.
     """
+
+    inline: Literal[True] = True
+    """Saves within its callers' calls."""
 
     def __init__(self, settings: Settings, channel: Channel | None = None) -> None:
         self.gone = False
@@ -192,10 +195,27 @@ class AwaitedWriter:
             await anyio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
             delay = min(delay * 2, LAST_RETRY_SECONDS)
 
-    async def look(self, key: str) -> str | None:
-        """A key that the index does not name: what somebody wrote by Airflow's own means."""
+    async def look_beside(
+        self, pending: Pending | None, values_now: Callable[[], dict[str, str]], key: str
+    ) -> str | None:
+        """The text of a key that Airflow may have without our knowing: one that somebody wrote by its own means.
+
+        Args:
+            pending: The state's changes; None where it is read-only.
+            values_now: What the state knows at the moment.
+            key: Which.
+        """
+        if pending and pending.changes(key):
+            return None
         text: str | None = await self.call(self._airflow.look, key)
-        return text
+        values = values_now()
+        # What was recorded while Airflow was asked is newer.
+        if text is not None and not (pending and pending.changes(key)):
+            values.setdefault(key, text)
+            if pending is not None:
+                with pending.lock:
+                    pending.room.forget(pending)
+        return values.get(key)
 
     def enqueue(self, pending: Pending) -> None:  # noqa: ARG002 - a thread's writer has a use for it
         """Note that there is something to save."""
@@ -303,27 +323,3 @@ class AwaitedWriter:
             f" {self._settings.outage_timeout:g} s ({self._away_because}); not saved, and tried again when the state"
             f" is left: {pending.unsaved()}"
         )
-
-
-async def look_beside(
-    writer: object, pending: Pending | None, values_now: Callable[[], dict[str, str]], key: str
-) -> str | None:
-    """The text of a key that Airflow may have without our knowing; None where the store is another one.
-
-    Args:
-        writer: Of the state.
-        pending: Its changes; None where it is read-only.
-        values_now: What it knows at the moment.
-        key: Which.
-    """
-    if not isinstance(writer, AwaitedWriter) or (pending and pending.changes(key)):
-        return None
-    text = await writer.look(key)
-    values = values_now()
-    # What was recorded while Airflow was asked is newer.
-    if text is not None and not (pending and pending.changes(key)):
-        values.setdefault(key, text)
-        if pending is not None:
-            with pending.lock:
-                pending.room.forget(pending)
-    return values.get(key)

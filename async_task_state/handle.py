@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from async_task_state.awaited import AwaitedWriter, look_beside
 from async_task_state.calls import Calls
 from async_task_state.codec import RESERVED_PREFIX, check_key, encode, encode_changes, kept_by_clear
 from async_task_state.errors import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from async_task_state.awaited import AwaitedWriter
     from async_task_state.pending import Pending
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
@@ -221,7 +221,8 @@ class State:
         text = values.get(key) if isinstance(key, str) else None
         if text is None or key.startswith(RESERVED_PREFIX):
             check_key(key)
-            text = await look_beside(self._writer, self._pending, self._values, key)
+            if self._writer is not None and self._writer.inline is True:
+                text = await self._writer.look_beside(self._pending, self._values, key)
         return default if text is None else decode_record(self._scope, key, text)
 
     async def get_all(self) -> dict[str, Any]:

@@ -8,13 +8,13 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from async_task_state.awaited import AwaitedWriter
 from async_task_state.errors import StateNotOpenError
 from async_task_state.lent import LentStore
 from async_task_state.stores import is_same_store, open_store
 from async_task_state.writer import Writer
 
 if TYPE_CHECKING:
+    from async_task_state.awaited import AwaitedWriter
     from async_task_state.settings import Settings
     from async_task_state.stores import Store
     from async_task_state.stores.airflow import Channel
@@ -69,6 +69,8 @@ def _writer_of(store: str | Store) -> Writer | None:
 
 def awaited_writer(settings: Settings, channel: Channel | None) -> AwaitedWriter:
     """A writer for one state in Airflow's own store."""
+    from async_task_state.awaited import AwaitedWriter  # noqa: PLC0415 - few use that store, and it loads for 15 ms
+
     writer = AwaitedWriter(settings, channel)
     _awaited.add(writer)
     return writer

@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from async_task_state.awaited import AwaitedWriter
 from async_task_state.pending import CAP_BYTES
 from async_task_state.waiting import TURN_SECONDS, give_turn, turns
 
@@ -29,7 +28,7 @@ async def pause(pending: Pending) -> None:
     await give_turn()
     if pending.story is not None:
         pending.story.go_on()
-    if isinstance(pending._writer, AwaitedWriter):
+    if pending._writer.inline is True:
         await pending._writer.save_due(pending)
 
 

@@ -50,6 +50,7 @@ Call: TypeAlias = "Callable[[Any], Awaitable[Any]]"
 
 _END: Final = object()
 _GENERATORS: Final = (GeneratorType, AsyncGeneratorType)
+_NOTHING: Final[Mapping[str, Any]] = {}
 SHOWN_FAILURES: Final = 10
 LOGGED_FAILURES: Final = 20
 MAX_ITEM_CHARS: Final = 200
@@ -151,7 +152,7 @@ class Run:
         if unnamed is not None:
             call = partial(_raise, unnamed)
         error: BaseException | None = None
-        while not work._given_up(digest, self._max_attempts):
+        while digest not in work._failures or not work._given_up(digest, self._max_attempts):
             try:
                 result = await call(item)
             except BaseException as raised:
@@ -205,9 +206,10 @@ class Run:
 
     def _record_done(self, item: Any, digest: bytes, result: Any) -> Pending | Exception:
         """Record an item as done: where; or, where failures are collected, what kept it from being recorded."""
-        refuse_generator(result)
+        if isinstance(result, _GENERATORS):
+            raise not_run(result)
         try:
-            values = {} if self._record is None else self._record(item, result)
+            values = _NOTHING if self._record is None else self._record(item, result)
             return self._work._record_done(digest, values)
         except _STATE_LOST:
             raise
@@ -266,16 +268,11 @@ async def _raise(error: Exception, _item: Any) -> None:
     raise error
 
 
-def refuse_generator(result: Any) -> None:
-    """Refuse what a function has returned that has done nothing yet.
-
-    Raises:
-        InvalidArgumentError: It is a generator.
-    """
-    if isinstance(result, _GENERATORS):
-        raise InvalidArgumentError(
-            f"fn returned a generator, {result.__qualname__}, of which nothing has run: return what it is to give, or None"
-        )
+def not_run(generator: GeneratorType[Any, Any, Any] | AsyncGeneratorType[Any, Any]) -> InvalidArgumentError:
+    """What is wrong with a function that has returned what has done nothing yet."""
+    return InvalidArgumentError(
+        f"fn returned a generator, {generator.__qualname__}, of which nothing has run: return what it is to give, or None"
+    )
 
 
 def name_item(error: Exception, item: str) -> None:

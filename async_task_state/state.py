@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from async_task_state.awaited import AwaitedWriter
 from async_task_state.codec import CLEARED, MAX_TRIES, encode_changes, is_of_author
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State
@@ -249,7 +248,7 @@ class TaskState(State):
         tries, noted = str(self._max_tries), values.get(MAX_TRIES)
         changes: dict[str, Change] = {} if noted == tries else {MAX_TRIES: (tries, None)}
         # Airflow 3.4 deletes the note with its own store; what the cleared attempt has saved since then is left.
-        deleted = noted is None and self._after_clear and isinstance(self._writer, AwaitedWriter)
+        deleted = noted is None and self._after_clear and self._writer is not None and self._writer.inline
         self._cleared = self._found_clear = deleted or noted not in (None, tries)
         if self._cleared:
             changes[CLEARED] = (str(self._attempt), None)

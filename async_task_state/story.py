@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import ref
 
 from async_task_state.codec import RESERVED_PREFIX
-from async_task_state.digests import work_records
-from async_task_state.errors import StoreError
+from async_task_state.digests import work_counts
 from async_task_state.logs import Log
 from async_task_state.text import counted
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from async_task_state.handle import State
     from async_task_state.pending import Pending
-    from async_task_state.scopes import Scope
 
 __all__ = ["Story", "since_text"]
 
@@ -54,7 +52,7 @@ class Story:
         lease = self._pending.lease
         ago = self._pending.saved_ago
         saved = "" if ago is None else f", saved {since_text(ago)} ago"
-        found = f": {content(lease.scope, values)}{saved}" if resumed else ""
+        found = f": {content(values)}{saved}" if resumed else ""
         self._say("attempt %d %s%s", lease.attempt, how, found)
 
     @property
@@ -96,13 +94,10 @@ def since_text(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-def content(scope: Scope, values: Mapping[str, str]) -> str:
-    """What a state holds, for a log line."""
+def content(values: Mapping[str, str]) -> str:
+    """What a state holds, for a log line; by its sizes, because a large work set takes long to read."""
     keys = counted(sum(not key.startswith(RESERVED_PREFIX) for key in values), "key")
-    try:
-        records = work_records(scope, values)
-    except StoreError as error:
-        # Opening that work set raises it; the others can be used.
-        return f"{keys}, and {error}"
-    parts = [f"{name!r} {each.done:,} done, {len(each.failures):,} failed" for name, each in records.items()]
+    # A damaged record may be no text.
+    counts = work_counts({key: len(str(text)) for key, text in values.items()})
+    parts = [f"{name!r} {done:,} done, {failed:,} failed" for name, (done, failed) in counts.items()]
     return "; ".join([*parts, keys])

@@ -195,9 +195,12 @@ class WorkSet:
 
     def _record_done(self, digest: bytes, values: Mapping[str, Any]) -> Pending:
         pending = self._state._writable()
-        pending.check()
-        changes = encode_changes(values, pending.values, self._state._max_bytes)
-        pending.admit(changes)
+        if pending.error is not None or pending._writer.trouble is not None:
+            pending.check()
+        changes: dict[str, Change] = {}
+        if values:
+            changes = encode_changes(values, pending.values, self._state._max_bytes)
+            pending.admit(changes)
         with pending.lock:
             # As in `record`.
             if pending._batch_bytes > pending._near or len(changes) > FEW:

@@ -15,7 +15,7 @@ import threading
 import time
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakValueDictionary
 
 from async_task_state.deadline import NEVER, Deadline
@@ -65,6 +65,9 @@ class Writer(StoreThread):
         store: Used by the writer's thread alone from here on.
         settings: For the timeouts.
     """
+
+    inline: Literal[False] = False
+    """Saves on a thread of its own, not within its callers' calls."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self.trouble: Callable[[Pending], Exception] | None = None
