@@ -248,6 +248,8 @@ class State:
         pending = self._writable()
         check_key(key)
         seconds = retention_seconds(retention)
+        if seconds is not None:
+            pending.expiries.are_any = True
         pending.record({key: (encode(key, value, self._max_bytes), seconds)})
         return self._calls.kind("set").then(pending.flush)
 

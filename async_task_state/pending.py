@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from anyio.lowlevel import checkpoint as give_turn
 
 from async_task_state.codec import KILL_PREFIX
+from async_task_state.expiries import NONE, Expiries
 from async_task_state.flight import Flight, laid_over
 from async_task_state.results import Stats
 from async_task_state.room import BYTES_A_KEY_CHAR, FEW, MUST_COUNT
@@ -64,6 +65,7 @@ class Pending:
         "_writer",
         "due",
         "error",
+        "expiries",
         "lease",
         "lock",
         "reopened_here",
@@ -75,7 +77,12 @@ class Pending:
     )  # fmt: skip
 
     def __init__(
-        self, writer: Writer | AwaitedWriter, lease: Lease, values: dict[str, str], due_after: float
+        self,
+        writer: Writer | AwaitedWriter,
+        lease: Lease,
+        values: dict[str, str],
+        due_after: float,
+        ends: Mapping[str, float] = NONE,
     ) -> None:
         self.lock = threading.Lock()
         self.lease = lease
@@ -86,6 +93,7 @@ class Pending:
         self.saved_ago: float | None = None
         self.taken_by: Holder | None = None
         self.story: Story | None = None
+        self.expiries = Expiries(ends)
         self._writer = writer
         self._due_after = due_after
         self._changes: dict[str, Change] = {}
@@ -273,6 +281,7 @@ class Pending:
         # All of it can be read, or nothing changes.
         loads = [read(values) for read in reload]
         self.values = values
+        self.expiries.note_read(snapshot.ends, saved)
         self.room.forget(self)
         for load in loads:
             load()
@@ -368,6 +377,8 @@ class Pending:
             elif flight.calls or flight.batch.changes:
                 for saved in self._refreshing:
                     saved.append(flight.batch)
+                if self.expiries.are_any:
+                    self.expiries.note_saved(flight.batch)
                 self._coalesced += max(0, flight.calls - 1)
                 self._commits += 1
                 self._bytes += flight.bytes

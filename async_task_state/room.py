@@ -82,10 +82,11 @@ class Room:
             return
         if self._at != calls:
             self._held, self._at = self.count(pending.values), calls
-        held = self._held
-        growth += growth_of(pending.values, changes)
-        check_growth(pending.lease.scope, changes, held, growth, self._limit, work)
-        self._held, self._at = held + growth, calls + 1
+        held, more = self._held, growth + growth_of(pending.values, changes)
+        if more > 0 and held + more > self._limit and pending.expiries.drop(pending):
+            held, more = self.count(pending.values), growth + growth_of(pending.values, changes)
+        check_growth(pending.lease.scope, changes, held, more, self._limit, work)
+        self._held, self._at = held + more, calls + 1
         free = self._limit - held - len(self._works) * TAIL_BYTES
         pending._near = int(batch + free - self._slack) if free >= self._limit / FAR else MUST_COUNT
 

@@ -112,7 +112,7 @@ class Writer(StoreThread):
             log.info("the state of %s starts over: its run was deleted and made again", scope)
         if earlier is not None and earlier.lease.attempt == snapshot.lease.attempt:
             earlier.reopened_here = True
-        pending = Pending(self, snapshot.lease, snapshot.entries, max_delay * FLUSH_AT)
+        pending = Pending(self, snapshot.lease, snapshot.entries, max_delay * FLUSH_AT, snapshot.ends)
         pending.saved_ago = snapshot.saved_ago
         self._holders[scope] = pending
         return pending

@@ -74,6 +74,8 @@ class Snapshot:
         fresh: Whether the holder found what another run had left, so that all of it was deleted.
         holder: Which process has the lease, where the store knows; None in what `acquire` returns.
         saved_ago: In what `acquire` returns, how many seconds before something was saved last, where the store knows.
+        ends: By when a key has expired that has an expiry, by this process's `time.monotonic`; never too early. A store may
+            leave keys out, which then count against `max_state_bytes` until they are read anew.
     """
 
     lease: Lease
@@ -82,6 +84,7 @@ class Snapshot:
     fresh: bool = False
     holder: Holder | None = field(default=None, compare=False)
     saved_ago: float | None = field(default=None, compare=False)
+    ends: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(slots=True)

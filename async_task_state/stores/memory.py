@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -83,6 +84,14 @@ class _Record:
             self.holder,
         )
 
+    def ends(self) -> dict[str, float]:
+        ago = time.time() - time.monotonic()
+        return {
+            key: entry.expires_at - ago
+            for key, entry in self.entries.items()
+            if entry.expires_at is not None and entry.expires_at < math.inf
+        }
+
     def live(self) -> dict[str, str]:
         now = time.time()
         return {key: entry.value for key, entry in self.entries.items() if not _expired(entry, now)}
@@ -123,7 +132,9 @@ class MemoryStore:
         record.hand_over(admitted.attempt, admitted.run)
         record.holder = Holder.here(admitted.attempt, now)
         record.touched_at = now
-        return Snapshot(record.lease, record.live(), record.run, admitted.fresh, saved_ago=saved_ago)
+        return Snapshot(
+            record.lease, record.live(), record.run, admitted.fresh, saved_ago=saved_ago, ends=record.ends()
+        )
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`."""
@@ -145,7 +156,7 @@ class MemoryStore:
         return (
             None
             if record is None
-            else Snapshot(record.lease, record.live(), record.run, holder=record.holder)
+            else Snapshot(record.lease, record.live(), record.run, holder=record.holder, ends=record.ends())
         )
 
     async def scopes(

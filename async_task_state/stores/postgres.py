@@ -95,10 +95,10 @@ class PostgresStore:
             kept = held is not None and not admitted.fresh
             if kept:
                 await self._read_page(db, lease.scope_id, entries)
-        values = (
-            await self._read_on(lease, version, entries) if kept and not entries.are_all else entries.at()
-        )
-        return Snapshot(lease, values, admitted.run, admitted.fresh, saved_ago=saved_ago)
+        values, ends = entries.at(), entries.ends
+        if kept and not entries.are_all:
+            values, ends = await self._read_on(lease, version, entries)
+        return Snapshot(lease, values, admitted.run, admitted.fresh, saved_ago=saved_ago, ends=ends)
 
     async def commit(self, batches: Sequence[Batch]) -> Collection[Lease]:
         """See `Store.commit`. A transaction has at most 1,000 rows, unless one batch has more."""
@@ -126,7 +126,7 @@ class PostgresStore:
         *numbers, run, held_epoch, host, pid, since = rows[0][:9]
         lease = Lease(scope, *numbers)
         holder = Holder(host, pid, lease.attempt, since) if held_epoch == lease.epoch > 0 else None
-        return Snapshot(lease, entries.at(), run, holder=holder)
+        return Snapshot(lease, entries.at(), run, holder=holder, ends=entries.ends)
 
     async def scopes(
         self,
@@ -212,8 +212,10 @@ class PostgresStore:
     async def _read_page(self, db: Any, scope_id: int, entries: Entries) -> None:
         await entries.read_page(partial(self._look, db), self._sql.page, scope_id)
 
-    async def _read_on(self, lease: Lease, version: str, entries: Entries) -> dict[str, str]:
-        """Read what the first page of a scope left.
+    async def _read_on(
+        self, lease: Lease, version: str, entries: Entries
+    ) -> tuple[dict[str, str], dict[str, float]]:
+        """Read what the first page of a scope left; all its values, and when they end.
 
         Others of this process have the connection between pages, so that what they save is not late. Whoever writes the
         scope meanwhile has no lease for it, and changes the version of its row.
@@ -224,12 +226,12 @@ class PostgresStore:
         async with self._use_in_line() as db:
             rows = await self._look(db, self._sql.version, lease.scope_id)
             if rows and rows[0][0] == version:
-                return entries.at(rows[0][1])
+                return entries.at(rows[0][1]), entries.ends
             entries = Entries()
             async with _transaction(db, BEGIN_SNAPSHOT):
                 while not entries.are_all:
                     await entries.read_page(db.fetch, self._sql.page, lease.scope_id)
-            return entries.at()
+            return entries.at(), entries.ends
 
     async def _save(self, db: Any, part: list[Batch]) -> list[Lease]:
         """Make a transaction of batches, without those that are fenced."""

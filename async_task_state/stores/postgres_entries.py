@@ -22,7 +22,8 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 def page(scope_id: str, after: str, size: str) -> str:
     """The query of a scope's next entries, in the order of their keys.
 
-    Its columns are `key`, `value`, `expires` (seconds since 1970) and `found`: how many rows there were to choose from.
+    Its columns are `key`, `value`, `expires` (seconds since 1970), `remaining` (seconds until then, NULL for ever) and `found`:
+    how many rows there were to choose from.
 
     Args:
         scope_id: SQL for whose they are.
@@ -31,8 +32,10 @@ def page(scope_id: str, after: str, size: str) -> str:
     """
     # The size of a value that is kept apart is known without fetching it.
     return f"""
-SELECT key, value, expires, found FROM (
-    SELECT key, value, extract(epoch FROM expires_at)::float8 AS expires, count(*) OVER () AS found,
+SELECT key, value, expires, remaining, found FROM (
+    SELECT key, value, extract(epoch FROM expires_at)::float8 AS expires,
+        CASE WHEN expires_at < 'infinity' THEN extract(epoch FROM expires_at - now())::float8 END AS remaining,
+        count(*) OVER () AS found,
         sum(octet_length(value)) OVER (ORDER BY key ROWS UNBOUNDED PRECEDING) - octet_length(value) AS bytes_before
     FROM (
         SELECT key, value, expires_at FROM {{schema}}.entry
@@ -43,10 +46,16 @@ SELECT key, value, expires, found FROM (
 
 
 class Entries:
-    """What pages have brought so far."""
+    """What pages have brought so far.
+
+    Attributes:
+        are_all: Whether there are no more.
+        ends: As in a `Snapshot`.
+    """
 
     def __init__(self) -> None:
         self.are_all = False
+        self.ends: dict[str, float] = {}
         self._last = ""
         self._size: float = FIRST_BYTES
         self._values: dict[str, str] = {}
@@ -69,12 +78,15 @@ class Entries:
 
     def add(self, rows: Sequence[Any]) -> None:
         """Take the rows of the next page."""
-        for key, value, expires, _ in rows:
+        now = time.monotonic()
+        for key, value, expires, remaining, _ in rows:
             self._values[key] = value
             if expires is not None:
                 self._expiring[key] = expires
+                if remaining is not None:
+                    self.ends[key] = now + remaining
             self._last = key
-        self.are_all = not rows or len(rows) == rows[0][3] < PAGE_ROWS
+        self.are_all = not rows or len(rows) == rows[0][4] < PAGE_ROWS
 
     def at(self, moment: float | None = None) -> dict[str, str]:
         """The values by key, as they were at a moment that is later than each page.

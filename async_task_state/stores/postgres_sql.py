@@ -201,7 +201,7 @@ class Statements:
         )
         self.page = sql(page("$1", "$2", "$3"))
         self.read = sql(
-            f"SELECT {_NUMBERS}, run, {HOLDER}, key, value, expires, found FROM {{schema}}.scope"
+            f"SELECT {_NUMBERS}, run, {HOLDER}, key, value, expires, remaining, found FROM {{schema}}.scope"
             f" LEFT JOIN LATERAL ({page('scope.id', chr(39) * 2, '$6')}) AS first_page ON true"
             f" WHERE {_SCOPE_KEY} ORDER BY key"
         )

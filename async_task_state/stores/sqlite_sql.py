@@ -213,6 +213,14 @@ def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
     return dict(db.execute(query, (scope_id, time.time())))
 
 
+def _ends(db: sqlite3.Connection, scope_id: int) -> dict[str, float]:
+    """As in a `Snapshot`."""
+    ago = time.time() - time.monotonic()
+    # The plus keeps it from the index of all expiries, in which those of every other scope are.
+    query = "SELECT key, expires_at - ? FROM entry WHERE scope_id = ? AND +expires_at < 9e999"
+    return dict(db.execute(query, (ago, scope_id)))
+
+
 def _find(db: sqlite3.Connection, scope: Scope) -> tuple[Lease, Held] | tuple[None, None]:
     query = f"SELECT id, attempt, epoch, token, run FROM scope WHERE {_SCOPE_KEY}"  # noqa: S608 - a constant
     row = db.execute(query, scope.row).fetchone()
@@ -260,13 +268,14 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None, run: Run 
     admitted = admit(scope, attempt, run, held)
     if lease is None:
         return Snapshot(_make(db, scope, admitted, 1), {}, admitted.run)
-    [saved_at] = db.execute(
-        "SELECT max(updated_at) FROM entry WHERE scope_id = ?", (lease.scope_id,)
+    saved_at, expires = db.execute(
+        "SELECT max(updated_at), max(expires_at < 9e999) FROM entry WHERE scope_id = ?", (lease.scope_id,)
     ).fetchone()
     saved_ago = None if saved_at is None else max(0.0, time.time() - saved_at)
     lease = _hand_over(db, lease, admitted, to_here=True)
     entries = _entries(db, lease.scope_id)
-    return Snapshot(lease, entries, admitted.run, admitted.fresh, saved_ago=saved_ago)
+    ends = _ends(db, lease.scope_id) if expires else {}
+    return Snapshot(lease, entries, admitted.run, admitted.fresh, saved_ago=saved_ago, ends=ends)
 
 
 def acquire_each(
@@ -400,7 +409,8 @@ def read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
         "SELECT held_epoch, host, pid, since FROM scope WHERE id = ?", (lease.scope_id,)
     ).fetchone()
     holder = Holder(host, pid, lease.attempt, since) if held_epoch == lease.epoch > 0 else None
-    return Snapshot(lease, _entries(db, lease.scope_id), held.run, holder=holder)
+    entries, ends = _entries(db, lease.scope_id), _ends(db, lease.scope_id)
+    return Snapshot(lease, entries, held.run, holder=holder, ends=ends)
 
 
 def clear(db: sqlite3.Connection, scope: Scope) -> int | None:
