@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from airflow.configuration import AirflowConfigParser
 
 __all__ = [
     "config_with",
     "confirms_events",
+    "index_over_iterations",
+    "iteration_of",
     "names_watched_assets",
     "place_in_region",
     "releases_moved_triggers",
@@ -41,6 +43,29 @@ def place_in_region(task_instance: Any) -> tuple[int, UUID | None]:
     if index is None:
         index = getattr(task_instance, "map_index", None)
     return -1 if index is None else index, region
+
+
+def index_over_iterations(task_instance: Any) -> int | None:
+    """The index that all iterations of a loop have in common: a mapped task's, or -1; None outside of regions.
+
+    Nothing tells a trigger whether a mapped task is in a loop, so one that is in none has such an index as well.
+    """
+    _, region = place_in_region(task_instance)
+    return None if region is None else int(getattr(task_instance, "map_index", -1))
+
+
+def iteration_of(task_instance: Any, context: Mapping[str, Any] | None = None) -> int | None:
+    """The iteration of a loop that a task instance is of, as far as it is known; None outside of loops.
+
+    Args:
+        task_instance: A worker's or a trigger's.
+        context: The running task's, which alone knows it of a mapped task.
+    """
+    loop = None if context is None else context.get("loop")
+    if loop is not None:
+        return int(loop.index)
+    index, region = place_in_region(task_instance)
+    return index if region is not None and index_over_iterations(task_instance) == -1 else None
 
 
 def releases_moved_triggers() -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from async_task_state.compat import place_in_region
+from async_task_state.compat import index_over_iterations, iteration_of, place_in_region
 from async_task_state.errors import InvalidArgumentError
 from async_task_state.runs import Run, run_of
 from async_task_state.text import plain
@@ -22,6 +22,7 @@ __all__ = [
     "TaskScope",
     "check_attempt",
     "is_storable",
+    "over_iterations",
     "running_task",
     "scope_of",
 ]
@@ -211,14 +212,17 @@ class RunningTask:
     """What runs in this process: whose task, which attempt of it, and how many there may be.
 
     A user's clear raises `max_tries`; a retry does not. Of a run that was deleted and made again `run` is another.
-    `after_clear` is whether this is the first attempt after a clear, as far as the number of tries tells.
+    `after_clear` is whether this is the first attempt after a clear, as far as the number of tries tells. In a region of
+    Airflow 3.4 `over` is the same for the state over all iterations: its holders are told apart by `run`, because each
+    iteration counts its attempts from 1, and only the first iteration's clear is one of the whole.
     """
 
     scope: TaskScope
-    attempt: int
+    attempt: int | None
     max_tries: int | None
     run: Run | None = None
     after_clear: bool = False
+    over: RunningTask | None = None
 
 
 def running_task() -> RunningTask | None:
@@ -234,9 +238,35 @@ def running_task() -> RunningTask | None:
     ti = context["ti"]
     run = run_of(ti, context.get("dag_run"))
     attempt, max_tries = ti.try_number, getattr(ti, "max_tries", None)
-    return RunningTask(
-        TaskScope.from_airflow(ti), attempt, max_tries, run, _is_after_clear(ti, attempt, max_tries)
-    )
+    after_clear = _is_after_clear(ti, attempt, max_tries)
+    over = over_iterations(ti, run, context, max_tries=max_tries, after_clear=after_clear)
+    return RunningTask(TaskScope.from_airflow(ti), attempt, max_tries, run, after_clear, over)
+
+
+def over_iterations(
+    ti: Any,
+    run: Run | None,
+    context: Any = None,
+    *,
+    max_tries: int | None = None,
+    after_clear: bool = False,
+) -> RunningTask | None:
+    """A task or trigger as a holder of the state over all iterations of its loop; None outside of regions.
+
+    Args:
+        ti: The task instance.
+        run: Which run it is in, and which of the task instances there.
+        context: The running task's; None in a trigger.
+        max_tries: As for `RunningTask`, and so is the next.
+        after_clear: Of the iteration.
+    """
+    index = index_over_iterations(ti)
+    if index is None:
+        return None
+    scope = TaskScope(ti.dag_id, ti.run_id, ti.task_id, index)
+    if iteration_of(ti, context):
+        return RunningTask(scope, None, None, run)
+    return RunningTask(scope, None, max_tries, run, after_clear)
 
 
 def _is_after_clear(ti: Any, attempt: int, max_tries: int | None) -> bool:

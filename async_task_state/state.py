@@ -41,6 +41,7 @@ def task_state(
     max_delay: float | None = None,
     read_only: bool = False,
     on_clear: OnClear | None = None,
+    across_iterations: bool = False,
 ) -> TaskState:
     """The durable state of a task, to be entered with `async with`.
 
@@ -61,14 +62,33 @@ def task_state(
         on_clear: What the task finds when a user has cleared it: "restart" an empty state, "resume" what it left. A
             function is called with what it left, without what work sets keep, and returns what a restart keeps.
             None takes `[async_task_state] on_clear`.
+        across_iterations: Of a task in a loop of Airflow 3.4, one state over all iterations, besides the one that each
+            has; for a mapped task in a loop one for each map index. Iterations hold it one after the other, and the task
+            instance that Airflow has made last is the newest: `attempt` counts them. A clear of the first iteration
+            is a clear of this state, one of a later iteration leaves it. Outside of loops, and before Airflow 3.4, it is
+            the task's own state. In a trigger call `self.task_state(across_iterations=True)`.
 
     Raises:
-        NoScopeError: No scope was given, no task is running and no state is open.
-        InvalidArgumentError: An argument is of the wrong type or out of range.
+        NoScopeError: No scope was given, no task is running and no state is open; or no task is running, and
+            `across_iterations` is asked for.
+        InvalidArgumentError: An argument is of the wrong type or out of range; or a scope was given and
+            `across_iterations`, which is about the running task.
         SettingsError: A setting is malformed, or the store is a file on this machine while the executor runs tasks
             on others.
     """
     running = running_task()
+    if across_iterations:
+        if scope is not None:
+            raise InvalidArgumentError(
+                "across_iterations is for the running task: give no scope with it, or name that of the state over all"
+                f" iterations without it, which has no region: TaskScope({scope.dag_id!r}, {scope.run_id!r}, {scope.task_id!r})"
+            )
+        if running is None:
+            raise NoScopeError(
+                "no task is running here, whose iterations could share a state; a trigger calls"
+                " self.task_state(across_iterations=True) of CheckpointTrigger"
+            )
+        running = running.over or running
     if scope is None:
         opened = [handle for handle in states_open_here() if isinstance(handle, TaskState)]
         if running is not None:
@@ -237,25 +257,36 @@ class TaskState(State):
         pending = self._pending
         if pending is None:
             return
-        if self._max_tries is None:
-            self._cleared = values.get(CLEARED) == str(self._attempt)
-            # The worker has said what the task is deferred to; a trigger does where that was forgotten.
-            if self._trigger is not None and TRIGGER not in values:
-                pending.note(name_trigger({}, self._trigger, self._attempt))
+        found = self._found_clear = self._finds_clear(values)
+        known = values.get(CLEARED) == str(self._attempt)
+        self._cleared = found or (known and self._max_tries is None)
+        changes: dict[str, Change] = {CLEARED: (str(self._attempt), None)} if found else {}
+        if self._max_tries is not None and values.get(MAX_TRIES) != str(self._max_tries):
+            changes[MAX_TRIES] = (str(self._max_tries), None)
+        if found and self._on_clear != "resume":
+            self._start_over(pending, values, changes)
             return
+        # The worker says what the task is deferred to; a trigger does where that was forgotten.
+        if self._max_tries is not None:
+            changes |= name_trigger(values, self._trigger, self._attempt)
+        elif self._trigger is not None and TRIGGER not in values:
+            changes |= name_trigger({}, self._trigger, self._attempt)
+        if changes:
+            pending.note(changes)
+
+    def _finds_clear(self, values: dict[str, str]) -> bool:
+        """Whether a user has cleared the task since the state was last held, and nobody has acted on it yet."""
+        if values.get(CLEARED) == str(self._attempt):
+            return False
+        noted = values.get(MAX_TRIES)
         # Equal or not, and no more: a clear sets it by the DAG as it is then, and a scheduler that died makes attempts
         # beyond it.
-        tries, noted = str(self._max_tries), values.get(MAX_TRIES)
-        changes: dict[str, Change] = {} if noted == tries else {MAX_TRIES: (tries, None)}
-        # Airflow 3.4 deletes the note with its own store; what the cleared attempt has saved since then is left.
-        deleted = noted is None and self._after_clear and self._writer is not None and self._writer.inline
-        self._cleared = self._found_clear = deleted or noted not in (None, tries)
-        if self._cleared:
-            changes[CLEARED] = (str(self._attempt), None)
-        if self._cleared and self._on_clear != "resume":
-            self._start_over(pending, values, changes)
-        elif changes := changes | name_trigger(values, self._trigger, self._attempt):
-            pending.note(changes)
+        if self._max_tries is not None and noted is not None:
+            return noted != str(self._max_tries)
+        # Airflow 3.4 deletes the note with its own store; what the cleared attempt has saved since then is left. Over
+        # iterations it may be that only triggers have opened the state, which know no number of tries.
+        in_turn = self._wanted_attempt is None and self._run is not None
+        return self._after_clear and (in_turn or (self._writer is not None and self._writer.inline))
 
     def _beginning(self) -> str:
         if not self._found_clear:

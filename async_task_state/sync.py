@@ -43,6 +43,7 @@ def task_state_sync(
     max_delay: float | None = None,
     read_only: bool = False,
     on_clear: OnClear | None = None,
+    across_iterations: bool = False,
 ) -> SyncTaskState:
     """The durable state of a task for code that does not await, to be entered with `with`.
 
@@ -62,6 +63,7 @@ def task_state_sync(
             max_delay=max_delay,
             read_only=read_only,
             on_clear=on_clear,
+            across_iterations=across_iterations,
         )
     )
 

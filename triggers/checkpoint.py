@@ -15,7 +15,7 @@ from airflow.configuration import conf
 from airflow.triggers.base import BaseTrigger
 
 from async_task_state import claims
-from async_task_state.compat import releases_moved_triggers
+from async_task_state.compat import iteration_of, releases_moved_triggers
 from async_task_state.errors import (
     AsyncTaskStateError,
     NoScopeError,
@@ -25,10 +25,10 @@ from async_task_state.errors import (
 )
 from async_task_state.instances import TRIGGERER_SECONDS, is_users_kill, state_in_airflow
 from async_task_state.runs import run_of
-from async_task_state.scopes import RunningTask, TaskScope, running_task
+from async_task_state.scopes import RunningTask, TaskScope, over_iterations, running_task
 from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
-from async_task_state.stores.airflow import trigger_channel
+from async_task_state.stores.airflow import no_state_across_iterations, trigger_channel
 from async_task_state.sync import SyncTaskState
 from async_task_state.text import plain, told
 from async_task_state.wire import carried, check_payload
@@ -117,32 +117,48 @@ class CheckpointTrigger(BaseTrigger):
                 it has no work sets, and what is recorded in it is dropped, as by the clear.
         """
 
-    def task_state(self) -> TaskState:
+    def task_state(self, *, across_iterations: bool = False) -> TaskState:
         """The state of the task that deferred to this trigger, for an author who writes `run()` by hand.
+
+        Args:
+            across_iterations: Of a task in a loop, the one state over all iterations, as for
+                `async_task_state.task_state`; it is opened inside `run_with_state`, too.
 
         Raises:
             NoScopeError: No task instance is known: the trigger watches an asset, or runs outside a triggerer.
+            SettingsError: The store is malformed, or Airflow's own, which has no state over all iterations.
         """
-        task_instance: Any = self.task_instance
-        if task_instance is not None:
-            attempt, run = task_instance.try_number, run_of(task_instance)
-            whose = RunningTask(TaskScope.from_airflow(task_instance), attempt, None, run)
-        elif CheckpointTrigger._deferring is not None:
-            whose = CheckpointTrigger._deferring
-        else:
-            raise NoScopeError(
-                f"{type(self).__name__} has no task instance: only a trigger that a task deferred to has a task's state"
-            )
+        whose = self._whose()
         # It is deferred by now, also where dag.test() runs it in the process of its task.
         self._deferred_by = None
+        if across_iterations and (whose.over is not None or self._state is not None):
+            over = whose.over or whose
+            return self._state_of(over, None, after_clear=over.after_clear)
         self._state = self._state_of(whose, self.serialize()[0], on_open=self._call_what_is_owed)
         return self._state
 
-    def _state_of(self, whose: RunningTask, class_path: str, **options: Any) -> TaskState:
+    def _whose(self) -> RunningTask:
+        task_instance: Any = self.task_instance
+        if task_instance is not None:
+            attempt, run = task_instance.try_number, run_of(task_instance)
+            # No number of tries reaches a trigger: the worker has noted a clear in the iteration's own state.
+            cleared = self._state is not None and self._state.is_open and self._state.cleared
+            after_clear = cleared and iteration_of(task_instance) == 0
+            over = over_iterations(task_instance, run, after_clear=after_clear)
+            return RunningTask(TaskScope.from_airflow(task_instance), attempt, None, run, over=over)
+        if CheckpointTrigger._deferring is not None:
+            return CheckpointTrigger._deferring
+        raise NoScopeError(
+            f"{type(self).__name__} has no task instance: only a trigger that a task deferred to has a task's state"
+        )
+
+    def _state_of(self, whose: RunningTask, class_path: str | None, **options: Any) -> TaskState:
         store, settings = configured(self.store)
         # In Airflow's own store nothing is claimed, because no write there can expect what is stored.
         is_owed = self._is_owed_kills and self._has_kill_hook and store != AIRFLOW
         if store == AIRFLOW:
+            if whose.attempt is None:
+                raise no_state_across_iterations()
             store = trigger_channel(self)
         return TaskState(
             whose.scope,

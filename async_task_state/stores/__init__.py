@@ -160,7 +160,8 @@ class Store(Protocol):
 
         Args:
             scope: Whose state.
-            attempt: The attempt that wants it; None goes on with the stored one (1 where there is none).
+            attempt: The attempt that wants it; None goes on with the stored one (1 where there is none), or with the next
+                one where `run` names another task instance than the one that has held the scope.
             run: The run that the attempt is of, where that is known.
 
         Raises:

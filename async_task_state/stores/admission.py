@@ -9,7 +9,7 @@ from async_task_state.commands import clear_command
 from async_task_state.errors import StaleAttemptError
 from async_task_state.records import damaged
 from async_task_state.runs import Relation, Run, relation
-from async_task_state.scopes import check_attempt
+from async_task_state.scopes import MAX_ATTEMPT, check_attempt
 
 if TYPE_CHECKING:
     from async_task_state.scopes import Scope
@@ -52,7 +52,9 @@ def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None)
     Args:
         scope: Whose state.
         attempt: The attempt that wants it; None goes on with the stored one (1 where there is none).
-        run: The run that the attempt is of, where that is known; without an attempt it is not looked at.
+        run: The run that the attempt is of, where that is known. Without an attempt only one that names its task instance
+            is looked at: then the state is one that several task instances hold in turn, each of which counts as a further
+            attempt, and the one that Airflow made last is the newest.
         held: Who has held it last; None where nobody has.
 
     Raises:
@@ -61,6 +63,8 @@ def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None)
         DamagedRecordError: Which run has held it last cannot be read.
     """
     check_attempt(attempt)
+    if attempt is None and run is not None and run.instance is not None:
+        return _admit_in_turn(scope, run, held)
     text = "" if run is None or attempt is None else run.text
     if held is None:
         return Admission(1 if attempt is None else attempt, text)
@@ -81,6 +85,23 @@ def admit(scope: Scope, attempt: int | None, run: Run | None, held: Held | None)
             f" it, remove it: {clear_command(scope)}"
         )
     return Admission(attempt, held.run if run is None else run.completed_by(left_by).text)
+
+
+def _admit_in_turn(scope: Scope, run: Run, held: Held | None) -> Admission:
+    if held is None:
+        return Admission(1, run.text)
+    left_by = _run_that_left(scope, held.run)
+    how = relation(run, None, left_by, held.attempt)
+    if how is Relation.NEWER:
+        return Admission(1, run.text, fresh=True)
+    last = None if left_by is None else left_by.instance
+    if how is Relation.OLDER or (last is not None and run.instance is not None and run.instance < last):
+        raise StaleAttemptError(
+            f"the state of {scope} is not opened: a task instance that Airflow has made later has opened it, of another"
+            f" iteration or a later attempt of this one. To let any open it, remove it: {clear_command(scope)}"
+        )
+    attempt = held.attempt if run.instance == last else min(held.attempt + 1, MAX_ATTEMPT)
+    return Admission(attempt, run.completed_by(left_by).text)
 
 
 def admit_write(scope: Scope, run: Run | None, held: Held | None) -> Admission:

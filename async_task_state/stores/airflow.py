@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from async_task_state.scopes import Scope
     from async_task_state.stores import Batch
 
-__all__ = ["DSN", "AirflowStore", "Channel", "alarm_held", "channel_for", "trigger_channel", "when_timed_out"]
+__all__ = [
+    "DSN",
+    "AirflowStore",
+    "Channel",
+    "alarm_held",
+    "channel_for",
+    "no_state_across_iterations",
+    "trigger_channel",
+    "when_timed_out",
+]
 
 DSN: Final = "airflow:"
 INDEX: Final = f"{RESERVED_PREFIX}index"
@@ -219,6 +228,8 @@ def channel_for(scope: Scope) -> Channel:
             "the dsn airflow: cannot keep a trigger's state: Airflow 3.3 does not let triggers reach the task store;"
             f" {_INSTEAD}"
         )
+    if running.over is not None and running.over.scope == scope:
+        raise no_state_across_iterations()
     if running.scope != scope:
         raise SettingsError(
             f"the dsn airflow: keeps the state of the running task, {running.scope}, and not of {scope}; {_INSTEAD}"
@@ -241,6 +252,14 @@ def trigger_channel(trigger: Any) -> Channel:
             f" {_INSTEAD}"
         )
     return TriggererChannel(accessor, expires=True)
+
+
+def no_state_across_iterations() -> SettingsError:
+    """What is said to a task in a loop that asks for one state over all iterations."""
+    return SettingsError(
+        "the dsn airflow: keeps the state of each iteration of a loop, and Airflow's own store has none over all of"
+        f" them; {_INSTEAD}"
+    )
 
 
 _INSTEAD: Final = "set [async_task_state] dsn to sqlite:///path or postgresql://..., or leave it empty"

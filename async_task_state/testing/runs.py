@@ -105,6 +105,28 @@ class RunTests(StoreTests):
         assert (await store.acquire(SCOPE, 1, NEW)).fresh
 
     @on_its_own
+    async def test_g4_task_instances_hold_a_state_in_the_order_in_which_they_were_made(
+        self, store: Store
+    ) -> None:
+        """Iterations of a loop, which have no attempts in common: each counts as a further one."""
+        first = await store.acquire(SCOPE, None, run_made(1, 2, EARLIER))
+        assert await put(store, first.lease, LEFT) == []
+        for made, started, clears, attempt in (
+            (2, EARLIER, 0, 1),
+            (2, None, 0, 1),
+            (3, None, 0, 2),
+            (5, EARLIER, 0, 3),
+            (6, LATER, 1, 4),
+        ):
+            found = await store.acquire(SCOPE, None, run_made(1, made, started, clears))
+            assert (found.entries, found.fresh, found.lease.attempt) == (LEFT, False, attempt)
+        for run in (run_made(1, 5, LATER, 1), run_made(1, 5), run_made(1, 4, EARLIER)):
+            assert await _is_refused(store, None, run)
+        assert await put(store, found.lease, {"b": "2"}) == []
+        again = await store.acquire(SCOPE, None, run_made(2, 1, LATER + timedelta(hours=1)))
+        assert (again.entries, again.fresh, again.lease.attempt) == ({}, True, 1)
+
+    @on_its_own
     async def test_clearing_forgets_the_run(self, store: Store) -> None:
         """Whoever comes next may open the state, of whatever run it is."""
         await _leave(store, 3, NEW)
@@ -191,7 +213,7 @@ async def _leave(store: Store, attempt: int, run: Run | None) -> Lease:
     return lease
 
 
-async def _is_refused(store: Store, attempt: int, run: Run | None) -> bool:
+async def _is_refused(store: Store, attempt: int | None, run: Run | None) -> bool:
     try:
         await store.acquire(SCOPE, attempt, run)
     except StaleAttemptError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from pkgutil import resolve_name
 from threading import Thread
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from airflow.triggers.base import TriggerEvent
 
+    from async_task_state.runs import Run
     from async_task_state.state import TaskState
     from async_task_state.triggers.checkpoint import CheckpointTrigger
 
@@ -40,6 +42,8 @@ __all__ = ["TriggerRun", "run_trigger"]
 USER_ACTION: Final = "__airflow_user_action__"
 """The message of the cancellation by which Airflow tells `on_kill` is wanted."""
 
+_instances: WeakKeyDictionary[CheckpointTrigger, dict[tuple[int, TaskScope, int], int]] = WeakKeyDictionary()
+"""In which order the task instances of loops were made, which one state over all iterations goes by."""
 _stores: WeakKeyDictionary[CheckpointTrigger, MemoryStore] = WeakKeyDictionary()
 
 
@@ -93,7 +97,8 @@ async def run_trigger(
         when: Called with the open state until it is true; then the trigger is stopped. It is called at every turn of
             the event loop, and every call that records gives one; those of several tasks, as in `WorkSet.process`,
             may share one, so compare with `>=` there. None stops it as soon as its state is open.
-        scope: The task it belongs to; one with a region is an iteration of a loop, whose number is its `map_index`.
+        scope: The task it belongs to; one with a region is an iteration of a loop, whose number is its `map_index`. For
+            one state over all iterations an attempt counts as made when it is first run here.
         attempt: That task's try number.
         run: Which of the runs made under the same id: a higher number is one that was made again after the earlier one
             was deleted, and starts over.
@@ -119,7 +124,7 @@ async def run_trigger(
         if stop is not None:
             with turn_at_each_call():
                 await _until(running, task, when, time.monotonic() + timeout)
-            _stop(running, task, stop, run)
+            _stop(running, task, stop, partial(_run_of, trigger, scope, attempt + 1, run))
         done, _ = await asyncio.wait([task], timeout=timeout)
         if not done:
             raise TimeoutError(f"the trigger has not ended within {timeout:g} s; events so far: {events}")
@@ -138,7 +143,7 @@ def _rebuild(trigger: CheckpointTrigger, scope: TaskScope, attempt: int, run: in
     running: CheckpointTrigger = resolve_name(class_path)(**arguments)
     running.store = trigger.store or _stores.setdefault(trigger, MemoryStore())
     task_instance: Any = SimpleNamespace(
-        id=run_made(run, attempt).instance,
+        id=_run_of(trigger, scope, attempt, run).instance,
         dag_id=scope.dag_id,
         run_id=scope.run_id,
         task_id=scope.task_id,
@@ -150,6 +155,16 @@ def _rebuild(trigger: CheckpointTrigger, scope: TaskScope, attempt: int, run: in
     )
     running.task_instance = task_instance
     return running
+
+
+def _run_of(trigger: CheckpointTrigger, scope: TaskScope, attempt: int, run: int) -> Run:
+    if scope.region_id is None:
+        return run_made(run, attempt)
+    made = _instances.setdefault(trigger, {})
+    # An earlier attempt was made before a later one, whether it is run here or not.
+    for each in range(min(attempt, 1), attempt + 1):
+        made.setdefault((run, scope, each), len(made) + 1)
+    return run_made(run, made[run, scope, attempt])
 
 
 async def _drive(trigger: CheckpointTrigger, events: list[TriggerEvent]) -> None:
@@ -181,7 +196,9 @@ async def _until(
         await asyncio.sleep(0)
 
 
-def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str, run: int) -> None:
+def _stop(
+    trigger: CheckpointTrigger, task: asyncio.Task[None], how: str, next_run: Callable[[], Run]
+) -> None:
     state = trigger._state
     if state is None or state._pending is None:
         raise AssertionError("only a trigger whose state is open is stopped")
@@ -197,16 +214,16 @@ def _stop(trigger: CheckpointTrigger, task: asyncio.Task[None], how: str, run: i
         else:
             # As the worker has noted it when it deferred.
             writer.ask(writer.store.write, state.scope, {MAX_TRIES: ("0", None)})
-            next_worker = Thread(target=_find_clear, args=(trigger, state, run))
+            next_worker = Thread(target=_find_clear, args=(trigger, state, next_run()))
             next_worker.start()
             next_worker.join()
     task.cancel(*([USER_ACTION] if how in ("user_kill", "clear", "move") else []))
 
 
-def _find_clear(trigger: CheckpointTrigger, state: TaskState, run: int) -> None:
+def _find_clear(trigger: CheckpointTrigger, state: TaskState, next_run: Run) -> None:
     """Open the state as the next attempt's worker does after a clear, which has changed how many tries there are."""
     attempt = state.attempt + 1
-    task = RunningTask(state.scope, attempt, attempt, run_made(run, attempt))
+    task = RunningTask(state.scope, attempt, attempt, next_run)
     with SyncTaskState(trigger._state_of(task, trigger.serialize()[0])):
         pass
 

@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import airflow.sdk
 import pytest
 from jobserver import JobServer
 
@@ -15,6 +16,7 @@ from async_task_state import TaskScope
 from async_task_state.stores import open_store, sqlite_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+HAS_LOOPS = hasattr(airflow.sdk, "LoopDecision")
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -23,7 +25,8 @@ pytestmark = pytest.mark.timeout(240)
 def folder(airflow, tmp_path_factory):
     """Files for the examples to work on; and the examples, in the dags folder."""
     for example in EXAMPLES.glob("*.py"):
-        shutil.copy(example, airflow.dags)
+        if HAS_LOOPS or "loop" not in example.name:
+            shutil.copy(example, airflow.dags)
     folder = tmp_path_factory.mktemp("conf")
     for number in range(5):
         (folder / f"{number}.conf").write_text("a line\n" * number)
@@ -40,6 +43,17 @@ def test_custom_trigger(airflow, folder):
     run = airflow.trigger("example_custom_trigger", {"pages": 20})
     airflow.wait_for_run("example_custom_trigger", run)
     assert airflow.result("example_custom_trigger", run, "count") == 90
+
+
+@pytest.mark.skipif(not HAS_LOOPS, reason="Airflow has loops since 3.4")
+def test_refine_loop(airflow, folder):
+    run = airflow.trigger("example_refine_loop")
+    airflow.wait_for_run("example_refine_loop", run)
+    memory = airflow.result("example_refine_loop", run, "report")
+    assert memory["best"] == pytest.approx(2**0.5)
+    errors = [memory["errors"][str(index)] for index in range(len(memory["errors"]))]
+    assert errors == sorted(errors, reverse=True)
+    assert [error < 1e-6 for error in errors] == [*[False] * (len(errors) - 1), True]
 
 
 def test_process_files(airflow, folder):

