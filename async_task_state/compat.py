@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     from airflow.configuration import AirflowConfigParser
 
 __all__ = [
+    "DAG_PARSERS",
     "config_with",
     "confirms_events",
+    "has_task_store",
     "index_over_iterations",
     "iteration_of",
     "names_watched_assets",
     "place_in_region",
     "releases_moved_triggers",
     "takes_trigger_queue",
+    "task_store_of",
     "watched_assets",
 ]
 
+DAG_PARSERS: Final = frozenset({"airflow.dag_processing.dagbag", "airflow.models.dagbag"})
+"""The modules that run DAG files; which of the two depends on the version."""
 NO_REGION: Final = UUID(int=0)
 
 
@@ -66,6 +71,21 @@ def iteration_of(task_instance: Any, context: Mapping[str, Any] | None = None) -
         return int(loop.index)
     index, region = place_in_region(task_instance)
     return index if region is not None and index_over_iterations(task_instance) == -1 else None
+
+
+def has_task_store() -> bool:
+    """Whether Airflow has a state store of its own: since 3.3."""
+    try:
+        from airflow.sdk.execution_time.context import TaskStateStoreAccessor  # noqa: F401, PLC0415 - takes a second
+    except ImportError:
+        return False
+    return True
+
+
+def task_store_of(trigger: Any) -> Any:
+    """A trigger's accessor of its task's keys in Airflow's store; None where this Airflow gives triggers none."""
+    accessor = getattr(trigger, "task_state_store", None)
+    return accessor if hasattr(accessor, "aget") else None
 
 
 def releases_moved_triggers() -> bool:

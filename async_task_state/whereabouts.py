@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
+from async_task_state.compat import DAG_PARSERS
 from async_task_state.errors import OutsideTaskError
 from async_task_state.opened import states_open_here
 from async_task_state.scopes import running_task
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from async_task_state.scopes import Scope
 
 __all__ = ["check_may_hold"]
-
-PARSERS: Final = frozenset({"airflow.dag_processing.dagbag", "airflow.models.dagbag"})
-"""The modules that run DAG files; which of the two depends on Airflow's version."""
 
 TASK_RUNNER: Final = "airflow.sdk.execution_time.task_runner"
 RUNNERS: Final = frozenset(
@@ -52,7 +50,7 @@ def check_may_hold(scope: Scope, store: object) -> None:
     """
     here = list(_frames(inspect.currentframe()))
     callers = set(map(_module, here))
-    parsing = bool(callers & PARSERS)
+    parsing = bool(callers & DAG_PARSERS)
     if not parsing and (
         running_task() is not None
         or _holds_here(store)
@@ -97,7 +95,7 @@ def _is_threads_of_task() -> bool:
     """Whether this is a thread that a task's callback has begun: what has led to that is known of the main thread."""
     main = threading.main_thread().ident
     callers = set(map(_module, _frames(sys._current_frames().get(main or 0))))
-    return TASK_RUNNER in callers and not callers & PARSERS
+    return TASK_RUNNER in callers and not callers & DAG_PARSERS
 
 
 def _is_triggerer() -> bool:

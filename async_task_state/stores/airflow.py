@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import anyio
 
 from async_task_state.codec import RESERVED_PREFIX, decode, encode_json
+from async_task_state.compat import has_task_store, task_store_of
 from async_task_state.errors import (
     AsyncTaskStateError,
     SettingsError,
@@ -202,17 +203,14 @@ def channel_for(scope: Scope) -> Channel:
     Raises:
         SettingsError: There is none: from a deferrable trigger, from another task, or from outside Airflow.
     """
-    try:
-        from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
-        from airflow.sdk.execution_time.context import (  # noqa: PLC0415
-            AssetStateStoreAccessor,
-            TaskStateStoreAccessor,  # noqa: F401 - whether this Airflow has it
-        )
-    except ImportError:
+    if not has_task_store():
         raise SettingsError(
             "the dsn airflow: keeps state in Airflow's own store, which this Airflow does not have: it needs 3.3 or"
             f" later; {_INSTEAD}"
-        ) from None
+        )
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor  # noqa: PLC0415 - of Airflow 3.3
+
     comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
     if comms is None:
         raise SettingsError(
@@ -245,8 +243,8 @@ def trigger_channel(trigger: Any) -> Channel:
     Raises:
         SettingsError: This Airflow does not.
     """
-    accessor = getattr(trigger, "task_state_store", None)
-    if accessor is None or not hasattr(accessor, "aget"):
+    accessor = task_store_of(trigger)
+    if accessor is None:
         raise SettingsError(
             "the dsn airflow: cannot keep a trigger's state: this Airflow does not let triggers reach the task store;"
             f" {_INSTEAD}"
