@@ -33,6 +33,7 @@ from async_task_state.metadata import asset_name, asset_name_query, run_in, run_
 from async_task_state.records import decode_record
 from async_task_state.scopes import AssetScope, TaskScope, running_task
 from async_task_state.settings import SECTION, check_executor, load_settings
+from async_task_state.stores import Wanted
 from async_task_state.stores.admission import of_run
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.upkeep import purge_sync
@@ -348,7 +349,7 @@ async def _delete(store: Store, scope: Scope, run: Run | None, key: str) -> None
 async def _clear(store: Store, scope: Scope, run: Run | None, all_map_indices: bool) -> None:
     scopes = [scope]
     if all_map_indices and isinstance(scope, TaskScope):
-        infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
+        infos = await store.scopes(Wanted(scope.dag_id, scope.run_id, scope.task_id))
         scopes = [info.scope for info in infos if getattr(info.scope, "region_id", None) == scope.region_id]
     for each in scopes:
         # Not where there is nothing: Airflow clears every task that succeeds when told to, and most keep no state.

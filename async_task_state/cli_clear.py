@@ -9,6 +9,7 @@ from async_task_state.cli_check import absent
 from async_task_state.cli_scope import NotFoundError, find, named
 from async_task_state.cli_views import scope_document, what_is_stored
 from async_task_state.scopes import TaskScope
+from async_task_state.stores import Wanted
 from async_task_state.text import counted
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def _several(dsn: str, store: Store, args: argparse.Namespace) -> Chosen:
     name = "/".join(part for part in ids if part is not None)
     infos = [
         info
-        for info in await store.scopes(*ids)
+        for info in await store.scopes(Wanted(*ids))
         if isinstance(info.scope, TaskScope) and args.region_id in (None, info.scope.region_id)
     ]
     if not infos:

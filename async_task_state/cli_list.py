@@ -13,7 +13,7 @@ from rich.text import Text
 from async_task_state.cli_views import ago, info_document, readable, table
 from async_task_state.digests import work_counts
 from async_task_state.scopes import AssetScope
-from async_task_state.stores import Position
+from async_task_state.stores import Position, Wanted
 from async_task_state.text import counted, plain
 
 if TYPE_CHECKING:
@@ -58,14 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def page(store: Store, args: argparse.Namespace) -> tuple[list[ScopeInfo], str | None]:
     """The states that the arguments ask for, and how to see more where there are more than these."""
     limit = args.limit or (None if args.json else SHOWN)
-    ids = (args.dag, args.only_run, args.task)
-    assets = True if args.assets else None
-    one_more = None if limit is None else limit + 1
-    infos = await store.scopes(*ids, assets=assets, limit=one_more, after=args.after)
+    wanted = Wanted(
+        args.dag,
+        args.only_run,
+        args.task,
+        assets=True if args.assets else None,
+        limit=None if limit is None else limit + 1,
+        after=args.after,
+    )
+    infos = await store.scopes(wanted)
     shown = infos[:limit]
     if len(shown) == len(infos):
         return shown, None
-    matching = await store.count_scopes(*ids, assets=assets)
+    matching = await store.count_scopes(wanted)
     return shown, f"{len(shown):,} of {matching:,} states: go on with --after {position_text(shown[-1])}"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from async_task_state.cli_check import absent
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.scopes import AssetScope, TaskScope
+from async_task_state.stores import Wanted
 
 if TYPE_CHECKING:
     import argparse
@@ -77,14 +77,13 @@ async def find(
     """
     if nothing := await absent(dsn):
         raise NotFoundError(nothing)
-    infos = await _beside(store, scope)
+    infos = await _alike(store, scope)
     scope = _placed(scope, infos)
     snapshot = await store.read(scope)
     info = next((info for info in infos if info.scope == scope), None)
     if snapshot is None or info is None:
-        others = _names(info.scope for info in infos) if isinstance(scope, TaskScope) else ""
-        advice = f"; there is for {others} ({hint})" if others else ": see async-task-state list"
-        raise NotFoundError(f"nothing is stored for {scope}{advice}")
+        others = await others_text(store, scope, hint) or ": see async-task-state list"
+        raise NotFoundError(f"nothing is stored for {scope}{others}")
     return info, snapshot
 
 
@@ -94,31 +93,28 @@ async def in_its_region(store: Store, scope: Scope) -> Scope:
     Raises:
         NotFoundError: Several have, and none is named.
     """
-    return _placed(scope, await _beside(store, scope))
+    return _placed(scope, await _alike(store, scope))
 
 
-async def others_text(store: Store, scope: Scope) -> str:
+async def others_text(store: Store, scope: Scope, hint: str = "say --map-index") -> str:
     """What there is of other map indexes of a task, as the end of a sentence on the one that was named."""
     if not isinstance(scope, TaskScope):
         return ""
-    infos = await store.scopes(scope.dag_id, scope.run_id, scope.task_id, limit=NAMED)
-    return f"; there is for {_names(info.scope for info in infos)} (say --map-index)" if infos else ""
+    infos = await store.scopes(Wanted(*scope.row[:3], limit=NAMED))
+    return f"; there is for {_names(info.scope for info in infos)} ({hint})" if infos else ""
 
 
-async def _beside(store: Store, scope: Scope) -> list[ScopeInfo]:
-    if isinstance(scope, TaskScope):
-        return await store.scopes(scope.dag_id, scope.run_id, scope.task_id)
-    return await store.scopes(scope=scope)
+async def _alike(store: Store, scope: Scope) -> list[ScopeInfo]:
+    """The state itself, or where no region is named those of its index in every region."""
+    if isinstance(scope, TaskScope) and scope.region_id is None:
+        return await store.scopes(Wanted(*scope.row[:4]))
+    return await store.scopes(Wanted(scope=scope))
 
 
 def _placed(scope: Scope, infos: Iterable[ScopeInfo]) -> Scope:
     if not isinstance(scope, TaskScope) or scope.region_id is not None:
         return scope
-    alike = [
-        info.scope
-        for info in infos
-        if isinstance(info.scope, TaskScope) and replace(info.scope, region_id=None) == scope
-    ]
+    alike = [info.scope for info in infos]
     if not alike or scope in alike:
         return scope
     if len(alike) > 1:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from async_task_state.stores import EVERYTHING
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Batch, Change, Lease, Position, ScopeInfo, Snapshot
+    from async_task_state.stores import Batch, Change, Lease, ScopeInfo, Snapshot, Wanted
     from async_task_state.writer import Writer
 
 __all__ = ["LentStore"]
@@ -42,33 +44,14 @@ class LentStore:
         snapshot: Snapshot | None = await self._once(self._store.read, scope)
         return snapshot
 
-    async def scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        scope: Scope | None = None,
-        assets: bool | None = None,
-        limit: int | None = None,
-        after: Position | None = None,
-    ) -> list[ScopeInfo]:
+    async def scopes(self, wanted: Wanted = EVERYTHING) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        scopes = partial(self._store.scopes, scope=scope, assets=assets, limit=limit, after=after)
-        infos: list[ScopeInfo] = await self._once(scopes, dag_id, run_id, task_id)
+        infos: list[ScopeInfo] = await self._once(self._store.scopes, wanted)
         return infos
 
-    async def count_scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        assets: bool | None = None,
-    ) -> int:
+    async def count_scopes(self, wanted: Wanted = EVERYTHING) -> int:
         """See `Store.count_scopes`."""
-        count_scopes = partial(self._store.count_scopes, assets=assets)
-        count: int = await self._once(count_scopes, dag_id, run_id, task_id)
+        count: int = await self._once(self._store.count_scopes, wanted)
         return count
 
     async def write(

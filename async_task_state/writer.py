@@ -19,16 +19,13 @@ from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakValueDictionary
 
 from async_task_state.deadline import NEVER, Deadline
-from async_task_state.errors import (
-    StaleWriterError,
-    StoreError,
-    StoreUnavailableError,
-)
+from async_task_state.errors import StaleWriterError, StoreError, StoreUnavailableError
 from async_task_state.handover import watch
 from async_task_state.logs import Log
 from async_task_state.pending import Pending
 from async_task_state.requests import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from async_task_state.store_thread import StoreThread
+from async_task_state.stores import Wanted
 from async_task_state.stores.progress import Patience, listening
 from async_task_state.trouble import ended, lasts, stopped, why_away
 from async_task_state.waiting import wake
@@ -326,7 +323,7 @@ class Writer(StoreThread):
     async def _note_holders(self, lost: list[Flight]) -> None:
         for pending in (flight.pending for flight in lost):
             lease = pending.lease
-            for info in await self._use(partial(self.store.scopes, scope=lease.scope)):
+            for info in await self._use(partial(self.store.scopes, Wanted(scope=lease.scope))):
                 if info.epoch > lease.epoch:
                     pending.taken_by = info.holder
 

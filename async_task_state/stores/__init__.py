@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from async_task_state.errors import SettingsError
 from async_task_state.settings import Dsn
+from async_task_state.stores.wanted import EVERYTHING, Position, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from async_task_state.stores.holders import Holder
 
 __all__ = [
+    "EVERYTHING",
     "Batch",
     "Change",
     "Lease",
@@ -30,6 +32,7 @@ __all__ = [
     "ScopeInfo",
     "Snapshot",
     "Store",
+    "Wanted",
     "is_same_store",
     "new_token",
     "open_store",
@@ -128,18 +131,6 @@ class ScopeInfo:
     holder: Holder | None = None
 
 
-class Position(NamedTuple):
-    """Where a scope stands in a listing, so that the next page begins behind it.
-
-    Args:
-        updated_at: Of its `ScopeInfo`.
-        scope_id: The same.
-    """
-
-    updated_at: float
-    scope_id: int
-
-
 def new_token() -> int:
     """A random number of 63 bits, as databases can keep it."""
     return int.from_bytes(os.urandom(8), "big") >> 1
@@ -179,39 +170,11 @@ class Store(Protocol):
     async def read(self, scope: Scope) -> Snapshot | None:
         """The scope as it is, its lease untouched; None where nobody has ever held it."""
 
-    async def scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        scope: Scope | None = None,
-        assets: bool | None = None,
-        limit: int | None = None,
-        after: Position | None = None,
-    ) -> list[ScopeInfo]:
-        """The scopes that match, the most recently changed first, and of those changed at once the last made first.
+    async def scopes(self, wanted: Wanted = EVERYTHING) -> list[ScopeInfo]:
+        """The scopes that match, the most recently changed first, and of those changed at once the last made first."""
 
-        Args:
-            dag_id: Only this DAG's; no asset's is of one, nor of a run or a task.
-            run_id: Only this run's.
-            task_id: Only this task's.
-            scope: Only this one.
-            assets: Only those of assets, or none of them.
-            limit: How many at most.
-            after: Only those that stand behind this position. What is changed between two pages stands at the front by
-                then, and is on none of those that follow.
-        """
-
-    async def count_scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        assets: bool | None = None,
-    ) -> int:
-        """How many scopes match."""
+    async def count_scopes(self, wanted: Wanted = EVERYTHING) -> int:
+        """How many scopes match, on whatever page."""
 
     async def write(
         self,

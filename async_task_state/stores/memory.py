@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 from async_task_state.codec import KILL_PREFIX, MAX_TRIES, RESERVED_PREFIX
 from async_task_state.room import check_write, entry_bytes
 from async_task_state.scopes import TaskScope
-from async_task_state.stores import Lease, Position, ScopeInfo, Snapshot, new_token
+from async_task_state.stores import EVERYTHING, Lease, Position, ScopeInfo, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.holders import Holder
-from async_task_state.stores.matching import Matching
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Batch, Change
+    from async_task_state.stores import Batch, Change, Wanted
     from async_task_state.stores.admission import Admission
 
 __all__ = ["MemoryStore"]
@@ -159,37 +158,16 @@ class MemoryStore:
             else Snapshot(record.lease, record.live(), record.run, holder=record.holder, ends=record.ends())
         )
 
-    async def scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        scope: Scope | None = None,
-        assets: bool | None = None,
-        limit: int | None = None,
-        after: Position | None = None,
-    ) -> list[ScopeInfo]:
+    async def scopes(self, wanted: Wanted = EVERYTHING) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        matching = Matching.of(dag_id, run_id, task_id, scope=scope, assets=assets)
-        found = [
-            record.info(each)
-            for each, record in self._records.items()
-            if matching is not None and matching.takes(each)
-        ]
+        found = [record.info(scope) for scope, record in self._records.items() if wanted.takes(scope)]
         found.sort(key=_position, reverse=True)
-        return [info for info in found if after is None or _position(info) < after][:limit]
+        after = wanted.after
+        return [info for info in found if after is None or _position(info) < after][: wanted.limit]
 
-    async def count_scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        assets: bool | None = None,
-    ) -> int:
+    async def count_scopes(self, wanted: Wanted = EVERYTHING) -> int:
         """See `Store.count_scopes`."""
-        return len(await self.scopes(dag_id, run_id, task_id, assets=assets))
+        return sum(map(wanted.takes, self._records))
 
     async def write(
         self,

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from async_task_state.errors import AsyncTaskStateError, StoreUnavailableError
 from async_task_state.room import check_write
-from async_task_state.stores import Batch, Lease, Snapshot, new_token
+from async_task_state.stores import EVERYTHING, Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.holders import Holder, host_name
-from async_task_state.stores.matching import Matching
 from async_task_state.stores.postgres_connection import SoleConnection
 from async_task_state.stores.postgres_entries import FIRST_BYTES, Entries
 from async_task_state.stores.postgres_listing import count, listing
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Change, Position, ScopeInfo
+    from async_task_state.stores import Change, ScopeInfo, Wanted
     from async_task_state.stores.admission import Admission
     from async_task_state.stores.postgres_dsn import PostgresDsn
 
@@ -128,38 +127,19 @@ class PostgresStore:
         holder = Holder(host, pid, lease.attempt, since) if held_epoch == lease.epoch > 0 else None
         return Snapshot(lease, entries.at(), run, holder=holder, ends=entries.ends)
 
-    async def scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        scope: Scope | None = None,
-        assets: bool | None = None,
-        limit: int | None = None,
-        after: Position | None = None,
-    ) -> list[ScopeInfo]:
+    async def scopes(self, wanted: Wanted = EVERYTHING) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        matching = Matching.of(dag_id, run_id, task_id, scope=scope, assets=assets)
-        if matching is None:
+        if wanted.matches_nothing:
             return []
         async with self._use() as db:
-            return await listing(partial(self._look, db), self._dsn.schema, matching, limit, after)
+            return await listing(partial(self._look, db), self._dsn.schema, wanted)
 
-    async def count_scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        assets: bool | None = None,
-    ) -> int:
+    async def count_scopes(self, wanted: Wanted = EVERYTHING) -> int:
         """See `Store.count_scopes`."""
-        matching = Matching.of(dag_id, run_id, task_id, assets=assets)
-        if matching is None:
+        if wanted.matches_nothing:
             return 0
         async with self._use() as db:
-            return await count(partial(self._look, db), self._dsn.schema, matching)
+            return await count(partial(self._look, db), self._dsn.schema, wanted)
 
     async def write(
         self,

@@ -17,9 +17,8 @@ import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
 from async_task_state.logs import Log
-from async_task_state.stores import sqlite_listing, sqlite_purge, sqlite_sql, sqlite_wal
+from async_task_state.stores import EVERYTHING, sqlite_listing, sqlite_purge, sqlite_sql, sqlite_wal
 from async_task_state.stores.gathering import Gathering
-from async_task_state.stores.matching import Matching
 from async_task_state.stores.sqlite_file import (
     Identity,
     check_names,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
-    from async_task_state.stores import Batch, Change, Lease, Position, ScopeInfo, Snapshot
+    from async_task_state.stores import Batch, Change, Lease, ScopeInfo, Snapshot, Wanted
 
 __all__ = ["SQLiteStore"]
 
@@ -102,32 +101,13 @@ class SQLiteStore:
         """See `Store.read`."""
         return await self._run(sqlite_sql.read, scope)
 
-    async def scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        scope: Scope | None = None,
-        assets: bool | None = None,
-        limit: int | None = None,
-        after: Position | None = None,
-    ) -> list[ScopeInfo]:
+    async def scopes(self, wanted: Wanted = EVERYTHING) -> list[ScopeInfo]:
         """See `Store.scopes`."""
-        matching = Matching.of(dag_id, run_id, task_id, scope=scope, assets=assets)
-        return [] if matching is None else await self._run(sqlite_listing.listing, matching, limit, after)
+        return [] if wanted.matches_nothing else await self._run(sqlite_listing.listing, wanted)
 
-    async def count_scopes(
-        self,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        task_id: str | None = None,
-        *,
-        assets: bool | None = None,
-    ) -> int:
+    async def count_scopes(self, wanted: Wanted = EVERYTHING) -> int:
         """See `Store.count_scopes`."""
-        matching = Matching.of(dag_id, run_id, task_id, assets=assets)
-        return 0 if matching is None else await self._run(sqlite_listing.count, matching)
+        return 0 if wanted.matches_nothing else await self._run(sqlite_listing.count, wanted)
 
     async def write(
         self,

@@ -14,8 +14,7 @@ from async_task_state.stores.holders import Holder
 if TYPE_CHECKING:
     import sqlite3
 
-    from async_task_state.stores import Position
-    from async_task_state.stores.matching import Matching
+    from async_task_state.stores import Wanted
 
 __all__ = ["LOOKS", "count", "listing"]
 
@@ -29,17 +28,15 @@ _LIVE: Final = "(expires_at IS NULL OR expires_at > ?)"
 _OWN: Final = f"substr(key, 1, {len(RESERVED_PREFIX)}) = '{RESERVED_PREFIX}'"
 
 
-def listing(
-    db: sqlite3.Connection, matching: Matching, limit: int | None, after: Position | None
-) -> list[ScopeInfo]:
+def listing(db: sqlite3.Connection, wanted: Wanted) -> list[ScopeInfo]:
     """See `Store.scopes`."""
     now = time.time()
     newest = f"(SELECT max(updated_at) FROM entry WHERE scope_id = id AND {_LIVE})"  # noqa: S608 - constants
     rows = db.execute(
         f"SELECT * FROM (SELECT {_COLUMNS}, coalesce({newest}, touched_at) AS updated, id FROM scope"  # noqa: S608
-        f" WHERE {matching.conditions('?')}){' WHERE (updated, id) < (?, ?)' if after else ''}"
+        f" WHERE {wanted.conditions('?')}){' WHERE (updated, id) < (?, ?)' if wanted.after else ''}"
         " ORDER BY updated DESC, id DESC LIMIT ?",
-        (now, *matching.columns.values(), *(after or ()), -1 if limit is None else limit),
+        (now, *wanted.columns.values(), *(wanted.after or ()), -1 if wanted.limit is None else wanted.limit),
     ).fetchall()
     keys: dict[int, int] = {}
     own: defaultdict[int, dict[str, int]] = defaultdict(dict)
@@ -62,10 +59,10 @@ def listing(
     ]
 
 
-def count(db: sqlite3.Connection, matching: Matching) -> int:
+def count(db: sqlite3.Connection, wanted: Wanted) -> int:
     """See `Store.count_scopes`."""
-    query = f"SELECT count(*) FROM scope WHERE {matching.conditions('?')}"  # noqa: S608 - constants and marks
-    number: int = db.execute(query, list(matching.columns.values())).fetchone()[0]
+    query = f"SELECT count(*) FROM scope WHERE {wanted.conditions('?')}"  # noqa: S608 - constants and marks
+    number: int = db.execute(query, list(wanted.columns.values())).fetchone()[0]
     return number
 
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from async_task_state.scopes import AssetScope
+from async_task_state.stores import Wanted
 from async_task_state.testing.storekit import DAY, OTHER, SCOPE, StoreTests, hold, on_its_own, put
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class HolderTests(StoreTests):
 
 async def _holder(store: Store, scope: Scope) -> Holder | None:
     """Who has it, as both ways to look say."""
-    snapshot, [info] = await store.read(scope), await store.scopes(scope=scope)
+    snapshot, [info] = await store.read(scope), await store.scopes(Wanted(scope=scope))
     assert snapshot is not None
     assert snapshot.holder == info.holder
     return snapshot.holder

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.scopes import MAX_NUMBER, AssetScope, TaskScope
-from async_task_state.stores import Batch, Position, Snapshot
+from async_task_state.stores import Batch, Position, Snapshot, Wanted
 from async_task_state.testing.storekit import (
     AT_ONCE,
     DAY,
@@ -82,7 +82,7 @@ class ScopeTests(StoreTests):
             ("a", "c", "e"),
             ("x", "c", None),
         ]:
-            found = {info.scope.row[:3] for info in await store.scopes(dag, run, task)}
+            found = {info.scope.row[:3] for info in await store.scopes(Wanted(dag, run, task))}
             assert found == {
                 i for i in ids if dag in (None, i[0]) and run in (None, i[1]) and task in (None, i[2])
             }
@@ -118,9 +118,9 @@ class ScopeTests(StoreTests):
         assert {info.scope for info in await store.scopes()} == set(assets)
         for of in ("", "asset", "uri", "dag", "task"):
             assert (
-                await store.scopes(of)
-                == await store.scopes(None, of)
-                == await store.scopes(None, None, of)
+                await store.scopes(Wanted(of))
+                == await store.scopes(Wanted(None, of))
+                == await store.scopes(Wanted(None, None, of))
                 == []
             )
 
@@ -137,9 +137,9 @@ class ScopeTests(StoreTests):
             ((info.updated_at, info.scope_id) for info in whole), reverse=True
         )
         for limit in (1, 4, 9):
-            listed = await store.scopes(limit=limit)
+            listed = await store.scopes(Wanted(limit=limit))
             while page := await store.scopes(
-                limit=limit, after=Position(listed[-1].updated_at, listed[-1].scope_id)
+                Wanted(limit=limit, after=Position(listed[-1].updated_at, listed[-1].scope_id))
             ):
                 assert len(page) <= limit
                 listed += page
@@ -150,11 +150,11 @@ class ScopeTests(StoreTests):
         """The pages that follow show neither it nor anything twice."""
         leases = [await hold(store, {"a": "1"}, TaskScope("dag", "run", "mapped", n)) for n in range(6)]
         whole = await store.scopes()
-        first = await store.scopes(limit=2)
+        first = await store.scopes(Wanted(limit=2))
         last = whole[-1].scope
-        while (await store.scopes(limit=1))[0].scope != last:
+        while (await store.scopes(Wanted(limit=1)))[0].scope != last:
             assert await put(store, next(held for held in leases if held.scope == last), {"a": "2"}) == []
-        rest = await store.scopes(after=Position(first[-1].updated_at, first[-1].scope_id))
+        rest = await store.scopes(Wanted(after=Position(first[-1].updated_at, first[-1].scope_id)))
         assert first + rest == whole[:-1]
 
     @on_its_own
@@ -165,26 +165,33 @@ class ScopeTests(StoreTests):
                 await store.acquire(TaskScope(dag, "run", "mapped", index), 1)
         for name in ("dag", "x"):
             await hold(store, {"a": "1"}, AssetScope(name))
-        tasks = await store.scopes(assets=False)
+        tasks = await store.scopes(Wanted(assets=False))
         of_a = [info for info in tasks if info.scope.row[0] == "a"]
         assert len(tasks) == 6
-        assert await store.scopes("a", limit=2) == of_a[:2]
-        assert await store.scopes("a", after=Position(of_a[1].updated_at, of_a[1].scope_id)) == of_a[2:]
-        assert {info.scope for info in await store.scopes(assets=True)} == {
+        assert await store.scopes(Wanted("a", limit=2)) == of_a[:2]
+        assert (
+            await store.scopes(Wanted("a", after=Position(of_a[1].updated_at, of_a[1].scope_id))) == of_a[2:]
+        )
+        assert {info.scope for info in await store.scopes(Wanted(assets=True))} == {
             AssetScope("dag"),
             AssetScope("x"),
         }
-        assert len(await store.scopes(assets=True, limit=1)) == 1
-        assert await store.scopes("a", assets=True) == await store.scopes(run_id="asset", assets=True) == []
+        assert len(await store.scopes(Wanted(assets=True, limit=1))) == 1
+        assert (
+            await store.scopes(Wanted("a", assets=True))
+            == await store.scopes(Wanted(run_id="asset", assets=True))
+            == []
+        )
         assert [
             await store.count_scopes(),
-            await store.count_scopes("a"),
-            await store.count_scopes("a", "run", "mapped"),
-            await store.count_scopes(task_id="other"),
-            await store.count_scopes(assets=True),
-            await store.count_scopes(assets=False),
-            await store.count_scopes("a", assets=True),
-        ] == [8, 3, 3, 0, 2, 6, 0]
+            await store.count_scopes(Wanted("a")),
+            await store.count_scopes(Wanted("a", "run", "mapped")),
+            await store.count_scopes(Wanted(task_id="other")),
+            await store.count_scopes(Wanted(assets=True)),
+            await store.count_scopes(Wanted(assets=False)),
+            await store.count_scopes(Wanted("a", assets=True)),
+            await store.count_scopes(Wanted("a", limit=1)),
+        ] == [8, 3, 3, 0, 2, 6, 0, 3]
 
     @on_its_own
     async def test_one_scope_is_listed(self, store: Store) -> None:
@@ -192,13 +199,31 @@ class ScopeTests(StoreTests):
         for scope in SCOPES:
             await hold(store, {"a": "1"}, scope)
         for scope in SCOPES:
-            [info] = await store.scopes(scope=scope)
+            [info] = await store.scopes(Wanted(scope=scope))
             assert (info.scope, info.keys) == (scope, 1)
-            assert await store.scopes("no such DAG", scope=scope) == []
+            assert await store.scopes(Wanted("no such DAG", scope=scope)) == []
         for scope in (TaskScope("dag", "run", "task", 2), AssetScope("none"), AssetScope(uri="none")):
-            assert await store.scopes(scope=scope) == []
-        assert await store.scopes(scope=SCOPE, assets=True) == []
-        assert len(await store.scopes(scope=SCOPE, assets=False)) == 1
+            assert await store.scopes(Wanted(scope=scope)) == []
+        assert await store.scopes(Wanted(scope=SCOPE, assets=True)) == []
+        assert len(await store.scopes(Wanted(scope=SCOPE, assets=False))) == 1
+
+    @on_its_own
+    async def test_a_map_index_is_listed_in_each_region(self, store: Store) -> None:
+        """Those of one index, without the others of a mapped task, and no asset, which has none."""
+        in_region = TaskScope("dag", "run", "mapped", 1, UUID(int=7))
+        indexes = [TaskScope("dag", "run", "mapped", index) for index in (-1, 0, 1)]
+        scopes: list[Scope] = [*indexes, in_region, AssetScope("mapped")]
+        for scope in scopes:
+            await hold(store, {"a": "1"}, scope)
+        for index, found in ((1, {indexes[2], in_region}), (-1, {indexes[0]}), (2, set())):
+            wanted = Wanted("dag", "run", "mapped", index)
+            assert {info.scope for info in await store.scopes(wanted)} == found
+            assert await store.count_scopes(wanted) == len(found)
+        assert {info.scope for info in await store.scopes(Wanted(map_index=-1))} == {indexes[0]}
+        assert {info.scope for info in await store.scopes(Wanted(scope=in_region, map_index=1))} == {
+            in_region
+        }
+        assert await store.scopes(Wanted(scope=in_region, map_index=0)) == []
 
     @on_its_own
     async def test_a_listing_has_the_sizes_of_our_own_keys(self, store: Store) -> None:
@@ -208,7 +233,7 @@ class ScopeTests(StoreTests):
         await store.commit([Batch(lease, {f"{RESERVED_PREFIX}gone": ("4", AT_ONCE)})])
         await until_gone(store, f"{RESERVED_PREFIX}gone")
         await hold(store, {"a": "1"}, OTHER)
-        other, [info] = (await store.scopes(scope=OTHER))[0], await store.scopes(scope=SCOPE)
+        other, [info] = (await store.scopes(Wanted(scope=OTHER)))[0], await store.scopes(Wanted(scope=SCOPE))
         assert (dict(info.own), info.scope_id) == ({own: 5, f"{RESERVED_PREFIX}x": 2}, lease.scope_id)
         assert dict(other.own) == {}
 

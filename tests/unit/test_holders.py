@@ -112,7 +112,7 @@ class TestAStoreThatDoesNotSay:
         await fenced()
 
     async def test_g4_that_raises(self, fenced, store, monkeypatch):
-        async def scopes(**_):
+        async def scopes(*_):
             raise RuntimeError
 
         monkeypatch.setattr(type(store), "scopes", staticmethod(scopes), raising=False)
@@ -121,7 +121,7 @@ class TestAStoreThatDoesNotSay:
     async def test_g4_that_never_answers(self, fenced, store, monkeypatch):
         monkeypatch.setattr("async_task_state.writer.LOOK_SECONDS", 0.01)
 
-        async def scopes(**_):
+        async def scopes(*_):
             await asyncio.Event().wait()
 
         monkeypatch.setattr(type(store), "scopes", staticmethod(scopes), raising=False)
@@ -133,7 +133,7 @@ class TestAStoreThatDoesNotSay:
         monkeypatch.setattr("async_task_state.writer.LOOK_SECONDS", PATIENCE)
         looking, answer = threading.Event(), threading.Event()
 
-        async def scopes(**_):
+        async def scopes(*_):
             looking.set()
             await asyncio.to_thread(answer.wait, PATIENCE)
             raise RuntimeError
