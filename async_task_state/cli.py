@@ -20,8 +20,9 @@ from async_task_state.cli_check import absent, checks, is_postgres, opened_by_co
 from async_task_state.cli_clear import choose, clear
 from async_task_state.cli_init import init_db, sql
 from async_task_state.cli_list import whole_number
+from async_task_state.cli_progress import WatchedMany
 from async_task_state.cli_scope import NotFoundError, add_one, add_some, find, named
-from async_task_state.cli_watch import WatchView, follow, writing
+from async_task_state.cli_watch import follow, writing
 from async_task_state.errors import AsyncTaskStateError
 from async_task_state.lifetime import lent_store
 from async_task_state.settings import load_settings
@@ -140,9 +141,11 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     watch = add(
         "watch",
         _watch,
-        "follow one state while it changes, until Ctrl-C",
-        more=f"As JSON: a line at each look, an object with time, {_SCOPE_KEYS}, attempt, epoch, values and work"
-        " (a list of objects with name, done, failed, total, rate in items a second and seconds_left).",
+        "follow one state, or all of a mapped task, while they change and until the task has ended",
+        more="A task has ended when Airflow's database says so; where that cannot be asked here, when all items are"
+        " done (--total), or the state was deleted. Ctrl-C ends it, too. As JSON: for each state a line at each look,"
+        f" an object with time, {_SCOPE_KEYS}, state (Airflow's, null where it is not known), attempt, epoch, values (null"
+        " for a mapped task) and work (a list of objects with name, done, failed, total, rate in items a second and seconds_left).",
     )
     add_one(watch)
     watch.add_argument("--work", metavar="NAME", help="only this work set")
@@ -211,7 +214,7 @@ def _list(args: argparse.Namespace) -> int:
     nothing = asyncio.run(absent(dsn))
     infos, more = ([], None) if nothing else _ask(store, cli_list.page(store, args))
     if args.json:
-        screen.document([cli_list.document(info) for info in infos])
+        screen.documents(map(cli_list.document, infos))
     elif infos:
         screen.show(cli_list.listing(infos, screen))
     if not infos:
@@ -235,12 +238,19 @@ def _show(args: argparse.Namespace) -> int:
 
 def _watch(args: argparse.Namespace) -> int:
     screen = views.Screen()
-    view = WatchView(named(args), args.total, args.work)
+    view = WatchedMany(
+        named(args), args.total, args.work, is_exact=args.map_index is not None or args.task_id is None
+    )
     dsn, store = _open(args)
     if is_postgres(dsn) and (nothing := asyncio.run(absent(dsn))):
         raise NotFoundError(nothing)
     with writing(screen, as_json=args.json) as write:
-        _ask(store, follow(dsn, store, view, write, interval=args.interval, until=args.until))
+        end = _ask(store, follow(dsn, store, view, write, interval=args.interval, until=args.until))
+    if end is not None:
+        if args.json:
+            screen.note(end)
+        else:
+            screen.show(Text(plain(end)))
     return OK
 
 

@@ -1,4 +1,4 @@
-"""What the state backend asks of Airflow's own database, where it runs on the API server."""
+"""What is asked of Airflow's own database, by the state backend on the API server and by a watch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from async_task_state.scopes import TaskScope
 
-__all__ = ["asset_name", "asset_name_query", "run_in", "run_in_awaited"]
+__all__ = ["asset_name", "asset_name_query", "run_in", "run_in_awaited", "task_states"]
 
 
 def asset_name(asset_id: int) -> str | None:
@@ -40,6 +40,29 @@ def run_in(session: Session, scope: TaskScope) -> Run | None:
 async def run_in_awaited(session: AsyncSession, scope: TaskScope) -> Run | None:
     """The same."""
     return run_of(None, (await session.execute(_run_query(scope))).first())
+
+
+def task_states(scope: TaskScope, *, all_indexes: bool) -> list[tuple[int, str | None]]:
+    """The map index and the state of task instances, asked with a session of its own.
+
+    Args:
+        scope: Whose.
+        all_indexes: Whether those of all map indexes are wanted.
+    """
+    from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415 - a worker has no database
+    from airflow.utils.session import create_session  # noqa: PLC0415 - a worker has no database
+    from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
+
+    query = select(TaskInstance.map_index, TaskInstance.state).where(
+        TaskInstance.dag_id == scope.dag_id,
+        TaskInstance.run_id == scope.run_id,
+        TaskInstance.task_id == scope.task_id,
+    )
+    if not all_indexes:
+        query = query.where(TaskInstance.map_index == scope.map_index)
+    with create_session() as session:
+        rows = session.execute(query).all()
+    return [(index, None if state is None else str(state)) for index, state in rows]
 
 
 def _run_query(scope: TaskScope) -> Any:

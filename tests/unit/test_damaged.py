@@ -26,8 +26,9 @@ from async_task_state import (
 )
 from async_task_state.arrivals import REPORTED, UNCONFIRMED, WATERMARK, Watch
 from async_task_state.claims import claim_note, held_values, notes_of, private_state, wait_for_note
+from async_task_state.cli_progress import WatchedMany
 from async_task_state.cli_views import Screen, state_document, state_view, what_is_stored
-from async_task_state.cli_watch import WatchView, watch_document
+from async_task_state.cli_watch import watch_document
 from async_task_state.kills import TRIGGER
 from async_task_state.lifetime import shutdown
 from async_task_state.runs import Run
@@ -152,9 +153,9 @@ async def shows(store):
 
 
 async def watches(store):
-    view = WatchView(SCOPE)
+    view = WatchedMany(SCOPE)
     view.take(await store.read(SCOPE))
-    watch_document(view)
+    watch_document(view, view.states[SCOPE])
 
 
 READERS = [

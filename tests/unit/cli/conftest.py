@@ -28,6 +28,14 @@ def dsn(tmp_path):
 
 
 @pytest.fixture
+def without_airflow(monkeypatch, tmp_path_factory):
+    """Airflow has no database, whatever other tests have made."""
+    path = tmp_path_factory.mktemp("airflow") / "none.db"
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
 def run(dsn, capsys):
     """Runs a command on the store in this process: its exit code, stdout and stderr."""
 

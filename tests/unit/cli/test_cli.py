@@ -196,7 +196,7 @@ def test_show_is_bounded(run, fill):
     lines = out.splitlines()
     assert code == 0
     assert lines[0] == "dag/run/task"
-    assert lines[1].startswith("attempt 2, epoch 1, changed ")
+    assert lines[1].startswith("attempt 2, opened or cleared 1 time, changed ")
     assert max(map(len, lines)) < 300
     assert sum(line.startswith("key-") for line in lines) == 100
     assert "and 101 more: --json has all of them" in lines
@@ -400,3 +400,15 @@ def test_purge_makes_no_database(run, dsn, tmp_path, monkeypatch):
     code, out, err = run("purge")
     assert (code, out.startswith("purged 0 rows"), "no database yet" in err) == (0, True, True)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_list_as_json_has_a_line_for_each_state(run, fill):
+    for index in range(3):
+        fill(TaskScope(*IDS, index))
+    first, *lines, last = run("list", "--json")[1].splitlines()
+    assert (first, last) == ("[", "]")
+    assert [json.loads(line.removesuffix(","))["map_index"] for line in lines] == [2, 1, 0]
+
+
+def test_an_empty_list_is_json_too(run):
+    assert json.loads(run("list", "--json")[1]) == []

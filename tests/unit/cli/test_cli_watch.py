@@ -13,8 +13,11 @@ import pytest
 from rich.console import Console
 
 from async_task_state import StoreUnavailableError, TaskScope, cli
-from async_task_state.cli_watch import WatchView, watch_view
+from async_task_state.cli_progress import WatchedMany, WatchedState
+from async_task_state.cli_watch_views import watch_view
 from async_task_state.stores import open_store
+
+pytestmark = pytest.mark.usefixtures("without_airflow")
 
 IDS = ("dag", "run", "task")
 SCOPE_KEYS = {"dag_id", "run_id", "task_id", "map_index", "region_id", "asset", "asset_uri"}
@@ -35,15 +38,15 @@ def test_watch_waits_for_the_database_and_the_state(start, fill, tmp_path):
     fill(done=5)
     out, err = rest_of(watch)
     assert (watch.returncode, err) == (0, "")
-    assert "attempt 1, epoch 1  files: 5 done, 0 failed" in out.splitlines()[-1]
+    assert "attempt 1, opened or cleared 1 time  files: 5 done, 0 failed" in out.splitlines()[-1]
 
 
 def test_watch_names_the_map_indexes_that_there_are(start, fill):
     for index in range(2):
         fill(TaskScope(*IDS, index))
-    watch = start("watch", *IDS)
+    watch = start("watch", *IDS, "--map-index", "7")
     assert watch.stderr.readline() == (
-        "waiting: nothing is stored yet for dag/run/task; there is for dag/run/task[0], dag/run/task[1] (say --map-index)\n"
+        "waiting: nothing is stored yet for dag/run/task[7]; there is for dag/run/task[0], dag/run/task[1] (say --map-index)\n"
     )
 
 
@@ -55,7 +58,7 @@ def test_watch_as_json_lines(start, fill):
     lines = [first, *map(json.loads, watch.stdout)]
     assert watch.wait(30) == 0
     assert all(
-        line.keys() == SCOPE_KEYS | {"time", "attempt", "epoch", "values", "work"}
+        line.keys() == SCOPE_KEYS | {"time", "state", "attempt", "epoch", "values", "work"}
         and line["work"][0].keys() == {"name", "done", "failed", "total", "rate", "seconds_left"}
         for line in lines
     )
@@ -73,14 +76,17 @@ def test_watch_as_lines(run, fill):
     fill(done=20, work="other")
     _, out, _ = run("watch", *IDS, "--work", "files", "--total", "60", "--until", "30")
     (line,) = out.splitlines()
-    assert line.split("  ")[1:] == ["attempt 1, epoch 2", "files: 30 of 60 (50%) done, 1 failed"]
+    assert line.split("  ")[1:] == [
+        "attempt 1, opened or cleared 2 times",
+        "files: 30 of 60 (50%) done, 1 failed",
+    ]
     assert len(run("watch", *IDS, "--until", "50")[1].splitlines()) == 2
 
 
 def test_watch_ends_well_when_interrupted(start, fill):
     fill(rows=1)
     watch = start("watch", *IDS)
-    assert watch.stdout.readline().endswith("attempt 1, epoch 1  no work set, 1 key\n")
+    assert watch.stdout.readline().endswith("attempt 1, opened or cleared 1 time  no work set, 1 key\n")
     watch.send_signal(signal.SIGINT)
     out, err = rest_of(watch)
     assert (watch.returncode, out, err) == (0, "", "")
@@ -88,7 +94,7 @@ def test_watch_ends_well_when_interrupted(start, fill):
 
 def test_watch_ends_when_its_reader_does(start, fill):
     fill(rows=1)
-    watch = start("watch", *IDS, "--json", "--interval", "0.02")
+    watch = start("watch", *IDS, "--json", "--interval", "0.02", "--until", "9")
     watch.stdout.readline()
     watch.stdout.close()
     assert watch.stderr.read() == ""
@@ -121,10 +127,10 @@ def view(monkeypatch, dsn, fill):
     """Takes looks at a state at moments of the test's choosing."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(
-        "async_task_state.cli_watch.time",
+        "async_task_state.cli_progress.time",
         SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now),
     )
-    view = WatchView(TaskScope(*IDS), total=300)
+    view = WatchedState(TaskScope(*IDS), total=300)
 
     async def read():
         store = open_store(dsn)
@@ -138,7 +144,7 @@ def view(monkeypatch, dsn, fill):
         if filled:
             fill(**filled)
         view.take(asyncio.run(read()))
-        return view.works[0]
+        return view.now.works[0]
 
     return look
 
@@ -195,10 +201,10 @@ def test_a_terminal_is_told_of_changes_that_were_seen_only(fill, dsn):
 
         asyncio.run(look())
         with console.capture() as captured:
-            console.print(watch_view(view, None))
+            console.print(watch_view(view, None, 40))
         return captured.get()
 
-    view, console = WatchView(TaskScope(*IDS)), Console(width=120)
+    view, console = WatchedMany(TaskScope(*IDS)), Console(width=120)
     fill(rows=1)
     assert "no change seen for 0:00:00" in seen()
     assert "no change seen for 0:00:00" in seen()

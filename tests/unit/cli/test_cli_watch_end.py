@@ -1,0 +1,349 @@
+"""When `watch` ends by itself, and what it shows of a mapped task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import sqlite3
+from contextlib import closing
+
+import pytest
+from airflow.sdk import Asset
+from rich.console import Console
+
+from async_task_state import TaskScope, asset_state
+from async_task_state.cli_instances import Instances
+from async_task_state.cli_progress import WatchedMany
+from async_task_state.cli_watch_views import watch_view
+from async_task_state.stores import Wanted, open_store
+from async_task_state.stores.sqlite import SQLiteStore
+
+pytestmark = pytest.mark.usefixtures("without_airflow")
+
+IDS = ("dag", "run", "task")
+MANY = ("dag", "run", "many")
+
+
+@pytest.fixture
+def states(fill):
+    for index, done in ((0, 10), (1, 4), (2, 0)):
+        fill(TaskScope(*MANY, index), done=done, expected=10)
+
+
+@pytest.fixture
+def airflow_says(monkeypatch):
+    """Says in which states task instances are, at each question what comes next."""
+    monkeypatch.setattr("async_task_state.cli_instances._why_not_here", lambda: None)
+    monkeypatch.setattr("async_task_state.cli_instances._import_airflow", lambda: None)
+    monkeypatch.setattr("async_task_state.cli_instances.LEAST_SECONDS", 0.001)
+
+    def says(*answers):
+        left = list(answers)
+
+        def task_states(scope, *, all_indexes):
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            found = answer() if callable(answer) else answer
+            return [each for each in found if all_indexes or each[0] == scope.map_index]
+
+        monkeypatch.setattr("async_task_state.cli_instances.task_states", task_states)
+
+    return says
+
+
+@pytest.fixture
+def airflow_has(tmp_path, monkeypatch):
+    """Makes the part of Airflow's database that says in which states task instances are."""
+    path = tmp_path / "airflow.db"
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{path}")
+
+    def has(task_id, *states):
+        with closing(sqlite3.connect(path)) as db, db:
+            columns = "dag_id, run_id, task_id, map_index, state"
+            db.execute(f"CREATE TABLE IF NOT EXISTS task_instance ({columns})")
+            db.execute("DELETE FROM task_instance WHERE task_id = ?", (task_id,))
+            rows = enumerate(states) if len(states) > 1 else [(-1, states[0])]
+            db.executemany(
+                "INSERT INTO task_instance VALUES ('dag', 'run', ?, ?, ?)",
+                [(task_id, index, state) for index, state in rows],
+            )
+
+    return has
+
+
+@pytest.fixture
+def clear(dsn):
+    """Clears the state."""
+
+    def clear():
+        async def clear():
+            store = open_store(dsn)
+            await store.clear(TaskScope(*IDS))
+            await store.close()
+
+        asyncio.run(clear())
+
+    return clear
+
+
+def rest_of(process):
+    with process:
+        return process.stdout.read(), process.stderr.read()
+
+
+# a mapped task
+
+
+def test_watch_of_a_mapped_task_shows_all_map_indexes(run, states):
+    code, out, err = run("watch", *MANY, "--until", "14")
+    assert (code, err) == (0, "")
+    assert [line.split("  ")[1:] for line in out.splitlines()] == [
+        ["0", "attempt 1, opened or cleared 1 time", "files: 10 done, 0 failed"],
+        ["1", "attempt 1, opened or cleared 1 time", "files: 4 done, 0 failed"],
+        ["2", "attempt 1, opened or cleared 1 time", "no work set, 1 key"],
+        ["all 3 map indexes", "files: 14 done, 0 failed"],
+    ]
+
+
+@pytest.mark.parametrize("total", ["expected", "10"])
+def test_each_map_index_has_a_total_and_so_have_all(run, states, fill, total):
+    out = run("watch", *MANY, "--until", "14", "--total", total)[1]
+    assert "files: 10 of 10 (100%) done, 0 failed, complete\n" in out
+    assert "all 3 map indexes  files: 14 of 20 (70%) done, 0 failed\n" in out
+
+
+def test_a_mapped_task_as_json_is_an_object_for_each_state(run, states):
+    lines = list(map(json.loads, run("watch", *MANY, "--until", "14", "--json")[1].splitlines()))
+    assert [(line["map_index"], line["state"], line["values"]) for line in lines] == [
+        (index, None, None) for index in range(3)
+    ]
+    assert [[work["done"] for work in line["work"]] for line in lines] == [[10], [4], []]
+
+
+def test_of_a_mapped_task_only_what_changed_has_a_line_again(start, states, fill):
+    watch = start("watch", *MANY, "--interval", "0.02", "--until", "15")
+    for _ in range(5):
+        watch.stdout.readline()
+    fill(TaskScope(*MANY, 1), attempt=2, done=5)
+    out, _ = rest_of(watch)
+    indexes = [line.split("  ")[1] for line in out.splitlines()]
+    assert (indexes.count("0"), indexes.count("2")) == (0, 0)
+    assert (watch.returncode, indexes[-2:]) == (0, ["1", "all 3 map indexes"])
+
+
+def test_a_map_index_alone_is_watched_by_its_number(run, states):
+    out = run("watch", *MANY, "--map-index", "1", "--until", "4")[1]
+    assert [line.split("  ")[-1] for line in out.splitlines()] == ["files: 4 done, 0 failed"]
+
+
+@pytest.mark.parametrize("command", [("show",), ("watch", "--until", "4")])
+def test_of_one_map_index_the_others_are_not_read(run, states, monkeypatch, command):
+    scopes, asked = SQLiteStore.scopes, []
+
+    async def noting(self, wanted):
+        asked.append((wanted, len(await scopes(self, wanted))))
+        return await scopes(self, wanted)
+
+    monkeypatch.setattr(SQLiteStore, "scopes", noting)
+    command, *options = command
+    assert run(command, *MANY, "--map-index", "1", *options)[0] == 0
+    assert asked == ([(Wanted(*MANY, 1), 1)] if command == "show" else [])
+
+
+def test_a_look_at_a_mapped_task_is_one_query(run, states, monkeypatch):
+    async def read(self, scope):
+        seen.append(scope)
+
+    seen = []
+    monkeypatch.setattr(SQLiteStore, "read", read)
+    assert run("watch", *MANY, "--until", "14")[0] == 0
+    # What is named may have a state itself, or be in a region.
+    assert set(seen) == {TaskScope(*MANY)}
+
+
+def test_a_terminal_has_a_row_for_each_map_index_that_it_has_room_for(states, fill, dsn):
+    async def look():
+        store = open_store(dsn)
+        view.take_listing(await store.scopes(Wanted(*MANY)))
+        await store.close()
+
+    def seen(height):
+        asyncio.run(look())
+        with console.capture() as captured:
+            console.print(watch_view(view, "a note", height))
+        return [line.rstrip() for line in captured.get().splitlines()]
+
+    view, console = WatchedMany(TaskScope(*MANY), total=10), Console(width=120)
+    view.instances = [(0, "success"), (1, "deferred"), (2, "running")]
+    head, titles, *rows, together, note = seen(40)
+    assert head == (
+        "dag/run/many  state of 3 map indexes, no change seen for 0:00:00, in Airflow: 1 success, 1 deferred, 1 running"
+    )
+    assert titles.split() == ["map", "in", "Airflow", "attempt", "work", "set", "done", "pace", "failed"]
+    assert [row.split()[:4] for row in rows] == [
+        ["0", "success", "1", "files"],
+        ["1", "deferred", "1", "files"],
+        ["2", "running", "1", "1"],
+    ]
+    assert rows[0].endswith("10 of 10 (100%)  complete       0")
+    assert (together.split()[0], "14 of 30 (47%)" in together, note) == ("all", True, "a note")
+    for index in range(3, 20):
+        fill(TaskScope(*MANY, index), done=1)
+    seen(40)
+    fill(TaskScope(*MANY, 11), done=2)
+    lines = seen(10)
+    assert "and 15 more, which changed before these" in lines
+    assert "11" in [line.split()[0] for line in lines]
+
+
+# the end of the task
+
+
+def test_watch_ends_with_the_task(start, fill, airflow_has):
+    airflow_has("task", "running")
+    fill(done=3)
+    watch = start("watch", *IDS, "--interval", "0.05", "--total", "3")
+    first = watch.stdout.readline()
+    assert first.endswith("files: 3 of 3 (100%) done, 0 failed, complete\n")
+    fill(attempt=1, done=3, failed=1)
+    airflow_has("task", "failed")
+    out, err = rest_of(watch)
+    assert (watch.returncode, err) == (0, "")
+    *_, last, end = out.splitlines()
+    assert last.endswith("files: 3 of 3 (100%) done, 1 failed, none left")
+    assert end == "dag/run/task has ended: failed"
+
+
+def test_watch_of_a_mapped_task_ends_with_all_of_its_map_indexes(start, states, airflow_has):
+    airflow_has("many", "success", "up_for_retry", "skipped", "deferred")
+    watch = start("watch", *MANY, "--interval", "0.05", "--total", "10")
+    while "files: 14 of 40" not in watch.stdout.readline():
+        pass
+    airflow_has("many", "success", "failed", "skipped", "success")
+    out, err = rest_of(watch)
+    assert (watch.returncode, err) == (0, "")
+    assert out.splitlines()[-1] == "dag/run/many has ended: 2 success, 1 failed, 1 skipped"
+
+
+def test_watch_of_one_map_index_ends_with_that_one(run, states, airflow_says):
+    airflow_says([(0, "running"), (1, "running")], [(0, "running"), (1, "failed")])
+    _, out, err = run("watch", *MANY, "--map-index", "1", "--interval", "0.01", "--json")
+    assert json.loads(out.splitlines()[-1])["state"] == "failed"
+    assert err == "dag/run/many[1] has ended: failed\n"
+
+
+def test_watch_ends_with_a_task_that_has_stored_nothing(run, fill, airflow_says):
+    fill(TaskScope("another", "run", "task"))
+    airflow_says([], [(-1, None)], [(-1, "skipped")])
+    code, out, err = run("watch", *IDS, "--interval", "0.01")
+    assert (code, err) == (0, "waiting: nothing is stored yet for dag/run/task\n")
+    assert out == "dag/run/task has ended: skipped\n"
+
+
+def test_watch_shows_at_last_what_there_was_before_the_task_deleted_it(run, fill, clear, airflow_says):
+    fill(done=3)
+
+    def succeed():
+        clear()
+        return [(-1, "success")]
+
+    airflow_says([(-1, "running")], succeed)
+    *_, last, end = run("watch", *IDS, "--interval", "0.01")[1].splitlines()
+    assert "files: 3 done, 0 failed" in last
+    assert end == "dag/run/task has ended: success; its state was deleted"
+
+
+def test_watch_ends_where_the_run_is_deleted(run, fill, airflow_says):
+    fill(done=3)
+    airflow_says([(-1, "running")], [])
+    _, out, err = run("watch", *IDS, "--interval", "0.01", "--json")
+    assert json.loads(out.splitlines()[-1])["state"] is None
+    assert err == "dag/run/task has ended: it is gone from Airflow\n"
+
+
+def test_watch_goes_on_while_airflows_database_does_not_answer(run, fill, airflow_says):
+    def fail():
+        raise ConnectionError("postgresql://airflow:secret@db")
+
+    fill(done=3)
+    airflow_says(fail, fail, fail, [(-1, "running")], [(-1, "success")])
+    code, out, err = run("watch", *IDS, "--interval", "0.001")
+    assert (code, out.splitlines()[-1]) == (0, "dag/run/task has ended: success")
+    assert set(err.splitlines()) <= {
+        "when the task ends is not known here: Airflow's database does not answer (ConnectionError); Ctrl-C ends this"
+    }
+
+
+# where Airflow's database is not at hand
+
+
+def test_watch_ends_when_all_items_are_done_where_airflow_cannot_be_asked(start, fill):
+    fill(done=3)
+    watch = start("watch", *IDS, "--total", "3", "--interval", "0.02")
+    out, err = rest_of(watch)
+    assert (watch.returncode, err) == (0, "")
+    assert out.splitlines()[-1] == "all items of dag/run/task are done"
+
+
+def test_watch_says_once_that_it_does_not_know_when_the_task_ends(start, fill, without_airflow):
+    fill(done=3)
+    watch = start("watch", *IDS, "--interval", "0.02")
+    assert watch.stderr.readline() == (
+        f"when the task ends is not known here: Airflow has no database at {without_airflow}; Ctrl-C ends this\n"
+    )
+    for _ in range(3):
+        watch.stdout.readline()
+    watch.kill()
+    assert rest_of(watch)[1] == ""
+    assert not without_airflow.exists()
+
+
+def test_watch_of_an_asset_ends_when_all_items_are_done(run, dsn):
+    async def fill():
+        async with asset_state(Asset("orders"), store=dsn) as state:
+            await state.work("files").done("a")
+
+    asyncio.run(fill())
+    out = run("watch", "--asset", "orders", "--total", "1", "--interval", "0.02")[1]
+    assert out.splitlines()[-1] == "all items of asset orders are done"
+
+
+def test_watch_ends_where_what_was_stored_is_deleted(start, dsn, fill):
+    fill(rows=1)
+    watch = start("watch", *IDS, "--interval", "0.02")
+    watch.stderr.readline()
+
+    async def delete():
+        store = open_store(dsn, default_retention=1)
+        await store.purge(1e11)
+        await store.close()
+
+    asyncio.run(delete())
+    assert rest_of(watch)[0].splitlines()[-1] == "what was stored for dag/run/task was deleted"
+
+
+def test_no_database_of_airflows_is_made_by_asking_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path}/none.db?timeout=5")
+    instances = Instances(TaskScope(*IDS), all_indexes=True, interval=1)
+    instances.begin()
+    assert instances.unknown == f"Airflow has no database at {tmp_path}/none.db"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_terminal_keeps_the_end_on_it(start, fill, tmp_path):
+    fill(done=3)
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb", buffering=0) as terminal:
+        env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+        options = ("--total", "3", "--interval", "0.02")
+        watch = start("watch", *IDS, *options, stdout=slave, stderr=slave, env=env)
+        os.close(slave)
+        seen = b""
+        while b"are done" not in seen:
+            seen += terminal.read(4096)
+        assert watch.wait(30) == 0
+    text = seen.decode()
+    assert "3 of 3 (100%)" in text
+    assert "complete" in text
+    assert "0:00:00 left" not in text
