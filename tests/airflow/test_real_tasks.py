@@ -90,5 +90,6 @@ def test_dag_test_runs_a_trigger_on_the_state_of_its_task(airflow, journal, tmp_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "success success 1", done.stdout + done.stderr
+    # Airflow 3.4 complains of a connection of its own when the process ends.
+    assert "success success 1" in done.stdout.splitlines(), done.stdout + done.stderr
     assert [line["step"] for line in journal.having("step")] == 2 * list(range(40))
