@@ -126,7 +126,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "list",
         _list,
         "list the states, the most recently changed first",
-        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch (0 where nobody has opened it yet), keys (how"
+        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch (how often it was opened or cleared), keys (how"
         " many), updated_at and position (what --after takes to go on behind it).",
     )
     cli_list.add_arguments(listing)
@@ -135,7 +135,8 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         _show,
         "show one state: its keys and values, its work sets, the items that failed",
         more=f"As JSON: an object with {_SCOPE_KEYS}, attempt, epoch, keys, updated_at, values (an object) and work"
-        " (a list of objects with name, done, failed and failures: item, error, tries, attempt).",
+        " (a list of objects with name, done, failed and failures: item, error, tries in all attempts of the task together, and"
+        " attempt, the last one that tried it).",
     )
     add_one(show)
     watch = add(
@@ -167,7 +168,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         more="Without TASK every state of the run, of every task and map index. A task or trigger that is at work on one"
         " can save nothing more: its next call raises StaleWriterError. The trigger of a deferred task begins again with an"
         " empty state, and its on_user_kill is not called: a clear of the task in Airflow calls it."
-        f" As JSON: an object with {_SCOPE_KEYS} and removed (how many rows); for several states with dag_id, run_id, task_id, states (how many) and removed.",
+        f" As JSON: an object with {_SCOPE_KEYS} and removed (how many keys, those of work sets included); for several states with dag_id, run_id, task_id, states (how many) and removed.",
     )
     add_some(clear)
     clear.add_argument("--yes", action="store_true", help="do not ask")
@@ -175,7 +176,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "purge",
         _purge,
         "delete keys that have expired, and states that were not in use for default_retention_days",
-        more="As JSON: an object with purged (how many rows).",
+        more="As JSON: an object with purged (how many keys, those of work sets included).",
     )
     add(
         "check",
@@ -295,8 +296,8 @@ def _purge(args: argparse.Namespace) -> int:
         screen.document({"purged": purged})
     else:
         days = settings.default_retention_days
-        idle = f", and of states not in use for {days:,g} days" if days else ""
-        screen.show(Text(f"purged {counted(purged, 'row')} of keys that had expired{idle}"))
+        idle = f", or whose states were not in use for {days:,g} days" if days else ""
+        screen.show(Text(f"purged {counted(purged, 'key')} that had expired{idle}"))
     return OK
 
 

@@ -58,6 +58,7 @@ __all__ = [
 _TASK_KEYS: Final = ("dag_id", "run_id", "task_id", "map_index", "region_id")
 SHOWN_KEYS: Final = 100
 SHOWN_FAILURES: Final = 10
+TRIES: Final = "tries, all attempts"
 WIDE: Final = 100_000
 """A width that nothing reaches, so that what is not a terminal gets whole lines."""
 
@@ -186,7 +187,7 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
         parts += [Text(), counts]
     for name, record in records.items():
         if record.failures:
-            failures = table(f"failed in {plain(name)}", "tries", "error", right={"tries"})
+            failures = table(f"failed in {plain(name)}", TRIES, "error", right={TRIES})
             for failure in by_item(record.failures)[:SHOWN_FAILURES]:
                 failures.add_row(
                     Text(plain(shown_item(name, failure.item))),

@@ -15,7 +15,7 @@ from async_task_state.flight import Flight, laid_over
 from async_task_state.results import Stats
 from async_task_state.room import BYTES_A_KEY_CHAR, FEW, MUST_COUNT
 from async_task_state.stores import Batch
-from async_task_state.takeover import stale_error, unsaved_text
+from async_task_state.takeover import DELETED, fate_of, stale_error, unsaved_text
 from async_task_state.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from async_task_state.errors import StaleWriterError
     from async_task_state.room import Room
     from async_task_state.stores import Change, Lease, Snapshot
-    from async_task_state.stores.holders import Holder
     from async_task_state.story import Story
     from async_task_state.writer import Writer
 
@@ -66,13 +65,13 @@ class Pending:
         "due",
         "error",
         "expiries",
+        "fate",
         "lease",
         "lock",
         "reopened_here",
         "room",
         "saved_ago",
         "story",
-        "taken_by",
         "values",
     )  # fmt: skip
 
@@ -91,7 +90,7 @@ class Pending:
         self.due = 0.0
         self.reopened_here = False
         self.saved_ago: float | None = None
-        self.taken_by: Holder | None = None
+        self.fate = ""
         self.story: Story | None = None
         self.expiries = Expiries(ends)
         self._writer = writer
@@ -270,8 +269,11 @@ class Pending:
     ) -> None:
         """See a scope as it was read, under what was saved since and what is not; the caller holds the lock."""
         if snapshot is None or snapshot.lease != self.lease:
-            if snapshot is not None and snapshot.lease.epoch > self.lease.epoch:
-                self.taken_by = snapshot.holder
+            self.fate = DELETED
+            if snapshot is not None:
+                self.fate = fate_of(
+                    self.lease, snapshot.lease.scope_id, snapshot.lease.epoch, snapshot.holder
+                )
             self._lose(self.stale())
             return
         batches = [*saved, *([self._flight.batch] if self._flight is not None else [])]
@@ -409,7 +411,7 @@ class Pending:
 
     def stale(self) -> StaleWriterError:
         """What a holder hears whose lease was taken."""
-        return stale_error(self.lease, reopened_here=self.reopened_here, taken_by=self.taken_by)
+        return stale_error(self.lease, reopened_here=self.reopened_here, fate=self.fate)
 
     def _lose(self, error: Exception) -> None:
         self.error = error

@@ -7,7 +7,7 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Sized
 from contextlib import aclosing, nullcontext
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
@@ -120,7 +120,9 @@ class Run:
                 self._work.name,
             )
         if isinstance(self._fatal, _ItemFailed):
-            raise WorkFailedError(str(self._fatal), summary) from self._fatal.__cause__
+            left = _left_of(items, summary.total)
+            text = f"{self._fatal}. The run stopped there, because on_error is 'raise': {left}"
+            raise WorkFailedError(text, summary) from self._fatal.__cause__
         if self._fatal is not None:
             raise self._fatal
         return summary
@@ -262,6 +264,14 @@ class Run:
             return await result if inspect.isawaitable(result) else result
 
         return call
+
+
+def _left_of(items: object, settled: int) -> str:
+    """How many items a run has not come to, or has not finished."""
+    if not isinstance(items, Sized):
+        return "the items after it are left"
+    left = max(0, len(items) - settled)
+    return f"{left:,} of {counted(len(items), 'item')} {'is' if left == 1 else 'are'} left"
 
 
 async def _raise(error: Exception, _item: Any) -> None:

@@ -314,7 +314,11 @@ class TaskState(State):
                 {**owed, **name_trigger({}, self._trigger, self._attempt), **changes, **kept},
             )
         if owed:
-            log.info("a user has cleared %s while it was deferred: on_user_kill is owed", self._task)
+            log.info(
+                "a user has cleared %s while it was deferred: on_user_kill is called for the attempt that was cleared, by its trigger"
+                " or before the next one runs",
+                self._task,
+            )
 
     @property
     def _turn(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 from weakref import ref
 
@@ -22,6 +24,10 @@ __all__ = ["Story", "since_text"]
 log = Log(__name__)
 
 PROGRESS_SECONDS: Final = 30.0
+SHOWN_NUMBERS: Final = 5
+SHOWN_CHARS: Final = 40
+LOOKED_AT: Final = 100
+NUMBER: Final = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 class Story:
@@ -71,7 +77,7 @@ class Story:
     def left(self) -> None:
         """Say what came of it."""
         seconds = time.monotonic() - self._begun
-        self._say("left after %.1f s: %s", seconds, self._progress())
+        self._say("closed after %.1f s: %s", seconds, self._progress())
 
     def _say(self, message: str, *args: object) -> None:
         if self._is_told:
@@ -81,9 +87,21 @@ class Story:
         state, stats = self._state(), self._pending.stats
         works = [] if state is None else list(state._works.values())
         parts = [f"{work.name!r} {len(work._done):,} done, {len(work._failures):,} failed" for work in works]
+        parts += numbers_in(self._pending.values)
         return "; ".join(
             [*parts, f"{counted(stats.recorded, 'call')} recorded, {counted(stats.commits, 'commit')}"]
         )
+
+
+def numbers_in(values: Mapping[str, str]) -> list[str]:
+    """The author's first few numbers, for a log line; of as many keys as can be looked at in no time."""
+    numbers = (
+        f"{key[:SHOWN_CHARS]}={text}"
+        for key, text in islice(values.items(), LOOKED_AT)
+        if not key.startswith(RESERVED_PREFIX) and len(text) <= SHOWN_CHARS and NUMBER.fullmatch(text)
+    )
+    shown = list(islice(numbers, SHOWN_NUMBERS))
+    return [", ".join(shown)] if shown else []
 
 
 def since_text(seconds: float) -> str:

@@ -17,33 +17,52 @@ if TYPE_CHECKING:
     from async_task_state.stores import Lease
     from async_task_state.stores.holders import Holder
 
-__all__ = ["holder_text", "stale_error", "unsaved_text"]
+__all__ = ["DELETED", "fate_of", "holder_text", "stale_error", "unsaved_text"]
 
 NAMED_KEYS: Final = 5
 
+DELETED: Final = "a purge has deleted it, or its database was replaced"
 
-def stale_error(lease: Lease, *, reopened_here: bool, taken_by: Holder | None = None) -> StaleWriterError:
+
+def stale_error(lease: Lease, *, reopened_here: bool, fate: str = "") -> StaleWriterError:
     """The error of a holder that is none any more.
 
     Args:
         lease: What it held.
         reopened_here: Whether this very process has opened the same attempt's state again.
-        taken_by: Who holds it now, if that is known.
+        fate: What has become of the state, if that is known.
     """
-    holder = f"attempt {lease.attempt}, epoch {lease.epoch} of {lease.scope} is no longer its holder:"
+    which = "this use" if isinstance(lease.scope, AssetScope) else f"attempt {lease.attempt}"
+    holder = f"{which} of {lease.scope} is no longer its holder:"
     if reopened_here:
         return StaleWriterError(
             f"{holder} this very process has opened the state of the same attempt again, and nothing more of this one is"
             " saved. Open it once, outside of gather() or a task group, and give that one state to all of its coroutines"
         )
-    if taken_by is not None:
-        return StaleWriterError(
-            f"{holder} taken over by {holder_text(lease.scope, taken_by)}; nothing more of this one is saved"
-        )
+    if fate:
+        return StaleWriterError(f"{holder} {fate}; nothing more of this one is saved")
     return StaleWriterError(
         f"{holder} another one has opened or cleared this state since, or a purge has deleted it, or its database has gone"
         " back to an earlier moment; nothing more of this one is saved"
     )
+
+
+def fate_of(lease: Lease, scope_id: int, epoch: int, holder: Holder | None) -> str:
+    """What has become of a state whose holder has lost it, by what is stored for its scope now.
+
+    Args:
+        lease: What the holder had.
+        scope_id: Of what is stored.
+        epoch: Of the same.
+        holder: Who has it, if the store knows.
+    """
+    if scope_id == lease.scope_id and epoch <= lease.epoch:
+        return "its database has gone back to an earlier moment"
+    if holder is not None:
+        return f"taken over by {holder_text(lease.scope, holder)}"
+    if scope_id != lease.scope_id:
+        return DELETED
+    return "it was cleared, by `async-task-state clear` or a purge, and no process is known that has opened it since"
 
 
 def holder_text(scope: Scope, holder: Holder) -> str:

@@ -27,6 +27,7 @@ from async_task_state.requests import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from async_task_state.store_thread import StoreThread
 from async_task_state.stores import Wanted
 from async_task_state.stores.progress import Patience, listening
+from async_task_state.takeover import DELETED, fate_of
 from async_task_state.trouble import ended, lasts, stopped, why_away
 from async_task_state.waiting import wake
 
@@ -323,9 +324,10 @@ class Writer(StoreThread):
     async def _note_holders(self, lost: list[Flight]) -> None:
         for pending in (flight.pending for flight in lost):
             lease = pending.lease
-            for info in await self._use(partial(self.store.scopes, Wanted(scope=lease.scope))):
-                if info.epoch > lease.epoch:
-                    pending.taken_by = info.holder
+            infos = await self._use(partial(self.store.scopes, Wanted(scope=lease.scope)))
+            pending.fate = DELETED
+            for info in infos:
+                pending.fate = fate_of(lease, info.scope_id, info.epoch, info.holder)
 
     def _wake_settled(self) -> None:
         wake(waiter for flight in self._flights for waiter in flight.waiters)

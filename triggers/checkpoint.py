@@ -195,9 +195,7 @@ class CheckpointTrigger(BaseTrigger):
                 if (escaped := carried(error)) is not error:
                     raise escaped from None
                 raise
-            self.log.info(
-                "another trigger or a later attempt has taken over: ending without an event (%s)", error
-            )
+            self.log.info("ending without an event, because the state was taken over or cleared (%s)", error)
             if not isinstance(error, StaleAttemptError):
                 # It may have been a clear, of which Airflow does not tell a trigger that has ended.
                 await asyncio.wait([self._begin_to_kill()])
@@ -269,7 +267,9 @@ class CheckpointTrigger(BaseTrigger):
         for owed in claims.notes_of(state):
             if not claims.is_owed_to(owed, state):
                 self.log.warning(
-                    "a clear owes on_user_kill to %s, which the task does not defer to", plain(owed.trigger)
+                    "a user has cleared the task while it was deferred to %s, whose on_user_kill is called when the task defers to"
+                    " that trigger again, and not by this one",
+                    plain(owed.trigger),
                 )
                 continue
             patience = self._kill_seconds + CLAIM_SECONDS

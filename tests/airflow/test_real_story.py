@@ -43,7 +43,7 @@ CHAPTERS = (
     r"story/\S+/load: 'bad' of work set 'files' failed: ValueError: no header",
     r"story/\S+/load: attempt 2 resumes: 'files' \d+ done, 1 failed; \d keys, saved \d+ s ago",
     r"story/\S+/load: after 30 s: 'files' \d+ done",
-    r"story/\S+/load: left after \d+\.\d s: 'files' 400 done, 1 failed",
+    r"story/\S+/load: closed after \d+\.\d s: 'files' 400 done, 1 failed",
 )
 
 

@@ -20,6 +20,7 @@ from async_task_state import (
 pytestmark = pytest.mark.anyio
 
 NOT_SOON = 3600.0
+STOPPED = r"^'c' failed: ValueError: no c. The run stopped there, because on_error is 'raise': 3 of 6 items are left$"
 
 
 async def nothing(item):
@@ -58,7 +59,7 @@ def outcome(summary):
 async def test_a_failure_is_raised_with_what_was_done(make_state):
     fn, calls = failing("c")
     async with make_state(attempt=1) as state:
-        with pytest.raises(WorkFailedError, match=r"^'c' failed: ValueError: no c$") as caught:
+        with pytest.raises(WorkFailedError, match=STOPPED) as caught:
             await state.work("files").process(list("abcdef"), fn, concurrency=1)
         assert calls == ["a", "b", "c"]
         assert outcome(caught.value.summary) == (2, 0, 1)
@@ -66,6 +67,23 @@ async def test_a_failure_is_raised_with_what_was_done(make_state):
         assert [failure.item for failure in caught.value.summary.failures] == ["c"]
     async with make_state(attempt=2) as state:
         assert outcome(await state.work("files").process(list("abdef"), fn)) == (3, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("items", "left"),
+    [
+        (lambda: list("ac"), "0 of 2 items are left"),
+        (lambda: list("acb"), "1 of 3 items is left"),
+        (lambda: iter("acb"), "the items after it are left"),
+    ],
+    ids=["none", "one", "unknown"],
+)
+async def test_a_run_that_stops_at_a_failure_says_how_much_is_left(make_state, items, left):
+    fn, _ = failing("c")
+    async with make_state() as state:
+        with pytest.raises(WorkFailedError) as caught:
+            await state.work("files").process(items(), fn, concurrency=1)
+    assert str(caught.value).endswith(f". The run stopped there, because on_error is 'raise': {left}")
 
 
 async def test_a_failure_cancels_the_calls_that_run(make_state):

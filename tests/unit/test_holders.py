@@ -19,12 +19,12 @@ from async_task_state import AssetScope, AssetState, StaleWriterError, TaskScope
 from async_task_state.stores import Lease, open_store
 from async_task_state.stores.holders import Holder
 from async_task_state.sync import SyncTaskState
-from async_task_state.takeover import holder_text, stale_error
+from async_task_state.takeover import DELETED, fate_of, holder_text, stale_error
 
 pytestmark = pytest.mark.anyio
 
 HERE = re.escape(f"host {socket.gethostname()}, process {os.getpid()}, since ") + r"\d\d:\d\d:\d\dZ"
-TAKEN = rf"attempt 1, epoch 1 of dag/run/task is no longer its holder: taken over by attempt 2 on {HERE}; nothing more"
+TAKEN = rf"attempt 1 of dag/run/task is no longer its holder: taken over by attempt 2 on {HERE}; nothing more"
 
 
 def acquired_elsewhere(dsn, scope, attempt):
@@ -75,7 +75,9 @@ async def test_g4_an_asset_has_no_attempt(settings, dsn):
 async def test_g4_who_was_cleared_is_told_of_no_holder(make_state, on_store, scope):
     async with make_state(attempt=1) as state:
         await on_store("clear", scope)
-        with pytest.raises(StaleWriterError, match="another one has opened or cleared this state since"):
+        with pytest.raises(
+            StaleWriterError, match=r"holder: it was cleared, by `.*` or a purge, and no process is known"
+        ):
             await state.set("a", 2)
         left(state)
 
@@ -167,12 +169,46 @@ class TestAStoreThatDoesNotSay:
             left(state)
 
 
+@pytest.mark.parametrize(
+    ("now", "fate"),
+    [
+        (
+            (7, 5, None),
+            "it was cleared, by `async-task-state clear` or a purge, and no process is known that has",
+        ),
+        ((7, 4, None), "its database has gone back to an earlier moment"),
+        ((7, 3, Holder("w", 1, 2, 1.0)), "its database has gone back to an earlier moment"),
+        ((8, 1, None), "a purge has deleted it, or its database was replaced"),
+        (
+            (8, 1, Holder("w", 1, 2, 1.0)),
+            "taken over by attempt 2 on host w, process 1, since 1970-01-01T00:00:01Z",
+        ),
+    ],
+    ids=["cleared", "restored", "restored-and-held", "deleted", "made-again"],
+)
+def test_g4_what_is_stored_says_what_has_become_of_the_state(now, fate):
+    lease = Lease(TaskScope("dag", "run", "task"), 7, 1, 4, 0)
+    assert fate_of(lease, *now).startswith(fate)
+
+
+async def test_g4_who_was_deleted_is_told_so(make_state, on_store, scope, settings):
+    async with make_state(attempt=1) as state:
+        await state.set("a", 1)
+        await on_store("clear", scope)
+        await on_store("purge", time.time() + 100 * 86400)
+        with pytest.raises(StaleWriterError, match=f"holder: {DELETED}; nothing more"):
+            await state.set("a", 2)
+        left(state)
+
+
 def test_a_takeover_of_another_day_says_which():
     lease = Lease(TaskScope("dag", "run", "task"), 1, 1, 1, 0)
     long_ago = Holder("worker", 4711, 2, 1_000_000_000.5)
     text = "attempt 2 on host worker, process 4711, since 2001-09-09T01:46:40Z"
     assert holder_text(lease.scope, long_ago) == text
-    assert f"taken over by {text};" in str(stale_error(lease, reopened_here=False, taken_by=long_ago))
+    assert f"taken over by {text};" in str(
+        stale_error(lease, reopened_here=False, fate=fate_of(lease, 1, 2, long_ago))
+    )
     assert holder_text(AssetScope("x"), Holder("w", 1, 1, time.time())).startswith(
         "host w, process 1, since "
     )

@@ -80,9 +80,7 @@ async def test_g4_a_writer_whose_lease_was_taken_cannot_write(make_state, saved)
             lambda: first.work("files").done("x"),
             lambda: first.get("a"),
         ):
-            with pytest.raises(
-                StaleWriterError, match="attempt 1, epoch 1 of dag/run/task is no longer its holder"
-            ):
+            with pytest.raises(StaleWriterError, match="attempt 1 of dag/run/task is no longer its holder"):
                 await call()
         assert not await first.is_current()
         assert await second.is_current()
@@ -98,7 +96,7 @@ async def test_g4_a_cleared_scope_has_no_holder(make_state, settings):
     await state.set("a", 1)
     writer = writer_for(settings.dsn, settings)
     await writer.call(writer.store.clear, state.scope)
-    with pytest.raises(StaleWriterError, match="another one has opened or cleared this state since"):
+    with pytest.raises(StaleWriterError, match=r"it was cleared, by .* or a purge, and no process is known"):
         await state.set("a", 2)
     with pytest.raises(StaleWriterError):
         await state.__aexit__(None, None, None)

@@ -29,8 +29,8 @@ async def test_the_log_says_what_is_resumed_and_what_came_of_it(make_state, capl
         await state.work("files").failed("bad", "why")
     assert lines(caplog)[0] == f"{scope}: attempt 1 begins with an empty state"
     assert len(lines(caplog)) == 2
-    assert lines(caplog)[1].startswith(f"{scope}: left after ")
-    assert "s: 'files' 300 done, 1 failed; 302 calls recorded, " in lines(caplog)[1]
+    assert lines(caplog)[1].startswith(f"{scope}: closed after ")
+    assert "s: 'files' 300 done, 1 failed; a=1, b=2; 302 calls recorded, " in lines(caplog)[1]
     caplog.clear()
     async with make_state(attempt=2):
         [line] = lines(caplog)
@@ -45,7 +45,7 @@ async def test_the_log_counts_one_as_one(make_state, caplog, scope):
     caplog.set_level(logging.INFO, story.__name__)
     async with make_state(attempt=1) as state:
         await state.set("a", 1)
-    assert lines(caplog)[1].endswith("s: 1 call recorded, 1 commit")
+    assert lines(caplog)[1].endswith("s: a=1; 1 call recorded, 1 commit")
     caplog.clear()
     async with make_state(attempt=2):
         assert lines(caplog) == [f"{scope}: attempt 2 resumes: 1 key"]
@@ -86,7 +86,19 @@ async def test_the_log_says_how_far_it_is(make_state, caplog, monkeypatch, scope
                 await state.work("files").done(n)
         [line] = lines(caplog)
         assert line.startswith(f"{scope}: after ")
-        assert "'files' 1 done, 0 failed; 2 calls recorded" in line
+        assert "'files' 1 done, 0 failed; n=0; 2 calls recorded" in line
+
+
+async def test_the_log_shows_a_few_numbers_and_nothing_long(make_state, caplog):
+    caplog.set_level(logging.INFO, story.__name__)
+    numbers = {f"n{number}": number for number in range(10)}
+    async with make_state() as state:
+        await state.checkpoint(
+            {"text": "secret", "truth": True, "list": [1], "huge": 10**60, "k" * 50: -1.5e-9}
+        )
+        await state.checkpoint(numbers)
+    told = lines(caplog)[-1]
+    assert f"s: {'k' * 40}=-1.5e-09, n0=0, n1=1, n2=2, n3=3; 2 calls recorded, " in told
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

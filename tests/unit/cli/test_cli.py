@@ -205,6 +205,15 @@ def test_show_is_bounded(run, fill):
     assert lines[-1] == "and 2 more: --json has all of them"
 
 
+def test_show_says_that_tries_are_those_of_all_attempts(run, fill):
+    fill(attempt=1, failed=1)
+    fill(attempt=2, failed=1)
+    *_, header, failure = run("show", *IDS)[1].splitlines()
+    assert header.split("  ")[0] == "failed in files"
+    assert "tries, all attempts  error" in header
+    assert failure.split()[:2] == ["failed-000", "2"]
+
+
 def test_show_names_the_mapped_ones(run, fill):
     fill(TaskScope(*IDS, 7), rows=7)
     code, out, err = run("show", *IDS)
@@ -372,7 +381,7 @@ def test_purge(run, make_state, fill, write, dsn, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn))
     assert run("purge") == (
         0,
-        "purged 1 row of keys that had expired, and of states not in use for 30 days\n",
+        "purged 1 key that had expired, or whose states were not in use for 30 days\n",
         "",
     )
     assert json.loads(run("purge", "--json")[1]) == {"purged": 0}
@@ -391,14 +400,14 @@ def test_purge_leaves_what_is_kept_for_ever(run, fill, dsn, tmp_path, monkeypatc
     monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn, default_retention_days=0))
     with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
         db.execute("UPDATE scope SET touched_at = 0")
-    assert run("purge") == (0, "purged 0 rows of keys that had expired\n", "")
+    assert run("purge") == (0, "purged 0 keys that had expired\n", "")
     assert len(json.loads(run("list", "--json")[1])) == 1
 
 
 def test_purge_makes_no_database(run, dsn, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "load_settings", lambda: Settings(dsn=dsn))
     code, out, err = run("purge")
-    assert (code, out.startswith("purged 0 rows"), "no database yet" in err) == (0, True, True)
+    assert (code, out.startswith("purged 0 keys"), "no database yet" in err) == (0, True, True)
     assert not any(tmp_path.iterdir())
 
 

@@ -52,7 +52,10 @@ async def test_a_trigger_of_another_class_leaves_the_call_and_says_so(task, caps
     async with Running(await task.defer(WaitsForPages)) as other:
         await other.end()
     assert calls == []
-    assert "owes on_user_kill to killkit.Waits" in capsys.readouterr().out
+    assert (
+        "was deferred to killkit.Waits, whose on_user_kill is called when the task defers to that trigger again"
+        in capsys.readouterr().out
+    )
     assert len(await task.owed()) == 1
     task.retry()
     async with Running(await task.defer()):
