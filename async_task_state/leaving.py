@@ -146,7 +146,8 @@ async def last_flush(pending: Pending, error: BaseException | None, seconds: flo
     Raises:
         AsyncTaskStateError: It was not saved.
     """
-    if pending.unsettled:
+    # In a forked child there may be no event loop to wait in, and nothing to wait for.
+    if pending.unsettled and not pending.orphaned:
         left = await to_its_end(pending.flush, seconds, again=True)
     else:
         left = Outcome(error=pending.refusal())

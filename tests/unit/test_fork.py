@@ -304,6 +304,40 @@ def test_g5_a_refresh_in_a_forked_child_says_that_the_state_is_its_parents(dsn):
 
 
 @pytest.mark.timeout(90)
+def test_g5_a_child_that_leaves_what_its_parent_has_not_saved_says_so(dsn):
+    """In a coroutine that the child goes on with no event loop runs."""
+    run(
+        HOLDERS
+        + """
+    FORKED = "was opened by the process that this one was forked from"
+
+    async def main():
+        for handle in (make_state(), AssetState(AssetScope("lake"), store=settings.dsn, settings=settings)):
+            async with handle as state:
+                await state.checkpoint(n=1)
+                await state.work("w").done("i")
+                in_child(lambda: says(lambda: state.__aexit__(None, None, None).send(None), FORKED))
+                # One that ends by an error of its own ends by that one.
+                error = ValueError("the body's")
+                in_child(lambda: ended(state.__aexit__(type(error), error, None)))
+            async with handle as state:
+                assert await state.get_all() == {"n": 1}
+
+    def ended(leaving):
+        try:
+            leaving.send(None)
+        except StopIteration as end:
+            assert not end.value
+        else:
+            raise AssertionError("it waits")
+
+    asyncio.run(main())
+    """,
+        dsn,
+    )
+
+
+@pytest.mark.timeout(90)
 def test_g5_a_refresh_after_the_shutdown_says_so(dsn):
     run(
         HOLDERS
