@@ -111,22 +111,27 @@ class Glob:
             segments.append("*")
         self.start = 1
         self._gaps = 0
-        self._segments: list[Wildcard] = []
+        # Where each segment stands in the pattern: what comes many times is matched once.
+        places: dict[str, int] = {}
+        end = 1
         for segment in segments:
             if segment == "**":
-                self._gaps |= 1 << len(self._segments)
+                self._gaps |= end
             elif "**" in segment:
                 raise SourceError(f"** must be a whole folder of a glob, and not a part of {segment[:100]!r}")
             else:
-                self._segments.append(Wildcard(segment))
-        self._end = 1 << len(self._segments)
+                places[segment] = places.get(segment, 0) | end
+                end <<= 1
+        self._segments = [(Wildcard(segment), bits) for segment, bits in places.items()]
+        self._end = end
 
     def step(self, reached: int, name: str) -> int:
         """Where what has this name stands, in a folder that stands at `reached`; 0 is nowhere."""
         after = reached & self._gaps
-        for number, segment in enumerate(self._segments):
-            if reached >> number & 1 and name and segment.matches(name):
-                after |= 2 << number
+        for segment, bits in self._segments:
+            here = reached & bits
+            if here and name and segment.matches(name):
+                after |= here << 1
         return after
 
     def is_match(self, reached: int) -> bool:

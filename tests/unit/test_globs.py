@@ -142,3 +142,17 @@ def test_other_threads_run_while_a_hostile_wildcard_is_matched():
         turns += 1
     thread.join()
     assert turns > 10
+
+
+def test_a_segment_that_comes_many_times_is_matched_once_a_name(monkeypatch):
+    tried = []
+    matches = Wildcard.matches
+
+    def counted(self, text):
+        tried.append(text)
+        return matches(self, text)
+
+    monkeypatch.setattr(Wildcard, "matches", counted)
+    glob = Glob("**/" + "*/" * 120 + "a*/" * 120 + "*")
+    assert glob.matches("/".join(["a"] * 300))
+    assert len(tried) <= 2 * 300
