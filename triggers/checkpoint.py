@@ -30,7 +30,7 @@ from async_task_state.state import OnClear, TaskState, configured
 from async_task_state.stores.airflow import DSN as AIRFLOW
 from async_task_state.stores.airflow import no_state_across_iterations, trigger_channel
 from async_task_state.sync import SyncTaskState
-from async_task_state.text import plain, told
+from async_task_state.text import COMMANDING, plain, told
 from async_task_state.wire import carried, check_payload
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class CheckpointTrigger(BaseTrigger):
             self.log.error(
                 "on_user_kill has failed, and is not called again: %s",
                 plain(told(error, repr)),
-                exc_info=carried(error),
+                exc_info=carried(error, COMMANDING),
             )
 
     async def _kill(self) -> None:
@@ -280,7 +280,11 @@ class CheckpointTrigger(BaseTrigger):
                 error = await self._call_on_user_kill(left)
             await claims.remove(state, note)
             if error is not None:
-                self.log.error("on_user_kill has failed: %r", error, exc_info=error)
+                self.log.error(
+                    "on_user_kill has failed: %s",
+                    plain(told(error, repr)),
+                    exc_info=carried(error, COMMANDING),
+                )
 
     async def _call_on_user_kill(self, state: TaskState) -> Exception | None:
         """Call it, and return what it raised.

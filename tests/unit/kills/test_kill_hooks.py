@@ -34,6 +34,36 @@ async def test_an_error_of_a_call_that_was_owed_does_not_keep_the_next_trigger(t
     assert len(calls) == 1
 
 
+class ServiceError(Exception):
+    """Says what a service answered, as it is."""
+
+    def __repr__(self):
+        return str(self)
+
+
+@pytest.mark.parametrize("found_by", ["the trigger that is killed", "the next one"])
+async def test_what_a_call_raises_is_logged_as_plain_text(task, monkeypatch, capsys, caplog, found_by):
+    async def kill(self, state):
+        raise ServiceError("a\nERROR forged\x1b[31mred\u202egnp\x9b2J")
+
+    monkeypatch.setattr(Waits, "kill", kill)
+    async with Running(await task.defer()) as old:
+        if found_by == "the next one":
+            await old.die()
+        task.clear()
+        new = await task.defer()
+        if found_by != "the next one":
+            with pytest.raises(ServiceError):
+                await old.be_killed()
+    async with Running(new):
+        pass
+    logged = capsys.readouterr().out + "".join(map(str, (record.msg for record in caplog.records)))
+    assert "on_user_kill has failed" in logged
+    assert r"\x1b[31mred\u202egnp\x9b2J" in logged
+    for raw in ("\x1b[31mred", "\u202e", "\x9b"):
+        assert raw not in logged
+
+
 async def test_a_call_that_hangs_is_bounded(task, monkeypatch):
     monkeypatch.setattr(Waits, "_kill_seconds", 0.05)
     monkeypatch.setattr(Waits, "kill", lambda self, state: asyncio.sleep(3600))
