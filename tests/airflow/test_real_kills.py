@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -58,7 +59,22 @@ class Jobs:
             path = f"/dags/killed/dagRuns/{self.id}/taskInstances/job/{index}"
             self.airflow.rest("PATCH", path, {"new_state": "failed"})
 
+    def wait_for_workers(self):
+        """Wait until the scheduler has seen each process end that has deferred.
+
+        A trigger that fires before that has Airflow queue the task under the same key as the process that ends, whose success
+        is then taken for the end of the one that is queued: the scheduler marks that as failed.
+        """
+        said = re.compile(
+            rf"TaskInstance Finished: .*task_id=job, run_id={re.escape(self.id)}, .* try_number=2,"
+        )
+        log = self.airflow.home / "scheduler.log"
+        self.airflow.wait(
+            lambda: len(said.findall(log.read_text())) >= self.count, "the workers have not ended", 120
+        )
+
     def finish(self):
+        self.wait_for_workers()
         self.end_file.touch()
         self.airflow.wait_for_run("killed", self.id)
         assert all(line["cleared"] for line in self.begun(2))

@@ -9,7 +9,6 @@ pytestmark = pytest.mark.timeout(240)
 
 TASKS = """
 from airflow.sdk import DAG, task
-from async_task_state import task_state
 
 async def load(path):
     return len(path)
@@ -21,17 +20,13 @@ with DAG("readme_{name}", schedule=None):
 
 OPERATOR = """
 from airflow.sdk import DAG
-from async_task_state.operators import ProcessFilesOperator
 
 with DAG("readme_operator", schedule=None):
-    {code}
+{code}
 """
 
 ASSET = """
-from airflow.sdk import DAG, Asset, task
-from async_task_state import asset_state
-
-orders = Asset("orders")
+from airflow.sdk import DAG
 
 async def orders_after(since):
     return ["a", "b", "c"][since:]
@@ -42,8 +37,7 @@ with DAG("readme_asset", schedule=None):
 """
 
 SYNC = """
-from airflow.sdk import DAG, BaseOperator, get_current_context
-from async_task_state import task_state_sync
+from airflow.sdk import DAG, get_current_context
 
 def fetch(page):
     attempt = get_current_context()["ti"].try_number
@@ -77,7 +71,7 @@ def test_the_operator(airflow, tmp_path):
         "async def load(path, state):\n    return {'bytes': path.stat().st_size}\n"
     )
     (airflow.dags / "readme_operator.py").write_text(
-        OPERATOR.format(code=block("ProcessFilesOperator(").strip()).replace("/data/orders", str(tmp_path))
+        OPERATOR.format(code=indented(block("ProcessFilesOperator("))).replace("/data/orders", str(tmp_path))
     )
     run = airflow.trigger("readme_operator")
     airflow.wait_for_run("readme_operator", run)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import builtins
+import re
 import sys
 from types import ModuleType
 
 import pytest
-from airflow.sdk import Asset, AssetWatcher
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TriggerEvent
 from databricks import DatabricksHook
 from readme import BLOCKS, block
 
 from async_task_state import TaskScope, task_state
-from async_task_state.operators import ProcessFilesOperator, RemoteJobOperator
 from async_task_state.testing import run_trigger
-from async_task_state.triggers import NewFilesTrigger
 
-TRIGGER = """
-from airflow.triggers.base import TriggerEvent
-from async_task_state.testing import run_trigger
-from async_task_state.triggers import CheckpointTrigger
+PROVIDER = "airflow.providers.databricks.hooks.databricks"
 
+YOURS = """
 fetched, cancelled = [], []
 
 async def fetch(page):
@@ -37,7 +36,8 @@ def my_triggers(monkeypatch):
     """The module that the README's trigger says it is in, with the README's test of it."""
     module = ModuleType("my_triggers")
     monkeypatch.setitem(sys.modules, "my_triggers", module)
-    exec("import asyncio" + TRIGGER + block("class WaitForPages") + block("test_resumes"), module.__dict__)
+    exec(YOURS + block("class WaitForPages"), module.__dict__)
+    exec(block("test_resumes"), module.__dict__)
     return module
 
 
@@ -65,23 +65,30 @@ async def test_the_triggers_kill_hook(my_triggers):
     assert my_triggers.cancelled == [len(my_triggers.fetched)]
 
 
+def test_the_triggers_operator_defers_to_it(my_triggers):
+    operator = my_triggers.PagesOperator(task_id="pages")
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute({})
+    assert deferred.value.trigger.serialize() == ("my_triggers.WaitForPages", {"pages": 10})
+    assert getattr(operator, deferred.value.method_name)({}, {"pages": 10}) == 10
+
+
 def test_the_operator():
-    operator = eval(block("ProcessFilesOperator("), {"ProcessFilesOperator": ProcessFilesOperator})
-    assert operator.deferrable
+    assert names_of(block("ProcessFilesOperator("))["load_orders"].deferrable
 
 
 def test_the_remote_job():
-    operator = eval(block("job_service.submit"), {"RemoteJobOperator": RemoteJobOperator})
-    assert operator.deferrable
+    assert names_of(block("job_service.submit"))["train"].deferrable
 
 
 @pytest.mark.asyncio
 async def test_the_providers_hook(monkeypatch):
-    module = ModuleType("my_jobs")
+    module, provider = ModuleType("my_jobs"), ModuleType(PROVIDER)
+    provider.DatabricksHook = DatabricksHook
+    monkeypatch.setitem(sys.modules, PROVIDER, provider)
     monkeypatch.setitem(sys.modules, "my_jobs", module)
-    hook, _, operator = block("DatabricksHook").partition("\n\n\n")
-    exec(hook, module.__dict__ | {"DatabricksHook": DatabricksHook}, module.__dict__)
-    operator = eval(operator.strip(), {"RemoteJobOperator": RemoteJobOperator})
+    exec(block("class NotebookRuns"), module.__dict__)
+    operator = names_of(block("my_jobs.NotebookRuns"))["notebook"]
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute({})
     trigger = deferred.value.trigger
@@ -92,20 +99,17 @@ async def test_the_providers_hook(monkeypatch):
 
 
 def test_the_files_that_arrive():
-    names = {"Asset": Asset, "AssetWatcher": AssetWatcher, "NewFilesTrigger": NewFilesTrigger}
-    exec(block("AssetWatcher("), names)
-    [watcher] = names["arrivals"].watchers
+    [watcher] = names_of(block("AssetWatcher("))["arrivals"].watchers
     assert watcher.trigger.serialize()[1]["source"] == "/var/arrivals/*.csv"
 
 
-@pytest.mark.asyncio
-async def test_outside_airflow():
-    code = "async def run():\n" + "".join(f"    {line}\n" for line in block("store=").splitlines())
-    names = {"task_state": task_state, "TaskScope": TaskScope}
-    exec(code, names)
-    await names["run"]()
-    async with task_state(TaskScope("dag", "run", "task"), store="memory:") as state:
-        assert await state.get_all() == {"job_id": "j-17", "polls": 1}
+def test_outside_airflow():
+    async def read():
+        async with task_state(TaskScope("dag", "run", "task"), store="memory:") as state:
+            return await state.get_all()
+
+    names_of(block("store="))
+    assert asyncio.run(read()) == {"job_id": "j-17", "polls": 1}
 
 
 def test_a_task_is_made_to_resume_in_twenty_lines():
@@ -113,4 +117,23 @@ def test_a_task_is_made_to_resume_in_twenty_lines():
 
 
 def test_no_example_is_left_out():
-    assert len(BLOCKS) == 12
+    assert len(BLOCKS) == 13
+
+
+@pytest.mark.parametrize("code", [code for code in BLOCKS if "rows = 0" not in code])
+def test_each_example_says_where_it_goes_and_imports_what_is_not_yours(code):
+    first, *_ = code.splitlines()
+    assert re.match(r"# ((dags|plugins|tests)/\w+\.py|any script)", first)
+    yours = set(re.findall(r"(\w+)\(\)", first))
+    nodes = list(ast.walk(ast.parse(code)))
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    known = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    known |= {alias.name for node in nodes for alias in getattr(node, "names", [])}
+    known |= {getattr(node, "name", None) or getattr(node, "arg", None) for node in nodes}
+    assert used - known - yours - set(dir(builtins)) == set()
+
+
+def names_of(code):
+    names = {}
+    exec(code, names)
+    return names
