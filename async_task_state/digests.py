@@ -7,6 +7,7 @@ sets. A segment holds up to 256 digests.
 from __future__ import annotations
 
 import re
+import struct
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -174,9 +175,9 @@ def failure_in(scope: Scope, key: str, text: str) -> Failure:
     return Failure(**fields_of(scope, key, text, **kinds))
 
 
-def each_of(digests: bytes) -> list[bytes]:
+def each_of(digests: bytes) -> tuple[bytes, ...]:
     """Digests that are joined, one by one."""
-    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
+    return struct.unpack(f"{DIGEST_BYTES}s" * (len(digests) // DIGEST_BYTES), digests)
 
 
 def digest_of(item: Any, key: Callable[[Any], object] = str) -> bytes:

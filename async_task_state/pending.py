@@ -325,8 +325,12 @@ class Pending:
     def take(self) -> Flight:
         """Swap everything pending out, for the writer to commit: all of it or, where this raises, nothing."""
         with self.lock:
-            produced: dict[str, Change] = {key: (produce(), None) for key, produce in self._producers.items()}
-            size = self._batch_bytes + sum(len(text or "") for text, _ in produced.values())
+            # Most states that are set one by one have no producers.
+            produced: dict[str, Change] = {}
+            size = self._batch_bytes
+            if self._producers:
+                produced = {key: (produce(), None) for key, produce in self._producers.items()}
+                size += sum(len(text or "") for text, _ in produced.values())
             batch = Batch(self.lease, self._changes, self._cleared)
             flight = Flight(self, batch, self._waiters, self._calls, size, self._since)
             self._changes.update(produced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import sqlite3
 import time
@@ -208,17 +209,20 @@ def migrate(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-def _entries(db: sqlite3.Connection, scope_id: int) -> dict[str, str]:
-    query = f"SELECT key, value FROM entry WHERE scope_id = ? AND {_LIVE} ORDER BY key"  # noqa: S608 - a constant
-    return dict(db.execute(query, (scope_id, time.time())))
-
-
-def _ends(db: sqlite3.Connection, scope_id: int) -> dict[str, float]:
-    """As in a `Snapshot`."""
-    ago = time.time() - time.monotonic()
-    # The plus keeps it from the index of all expiries, in which those of every other scope are.
-    query = "SELECT key, expires_at - ? FROM entry WHERE scope_id = ? AND +expires_at < 9e999"
-    return dict(db.execute(query, (ago, scope_id)))
+def _entries(db: sqlite3.Connection, scope_id: int) -> tuple[dict[str, str], dict[str, float], float | None]:
+    """What a scope holds, when what of it ends as in a `Snapshot`, and how many seconds ago the newest was saved."""
+    # In one query, because the times stand behind the value, all of which SQLite reads on its way there.
+    query = (
+        f"SELECT key, value, updated_at, expires_at FROM entry WHERE scope_id = ? AND {_LIVE} ORDER BY key"  # noqa: S608 - a constant
+    )
+    now = time.time()
+    rows = db.execute(query, (scope_id, now)).fetchall()
+    entries = {key: value for key, value, *_ in rows}
+    ago = now - time.monotonic()
+    # A damaged time is no number.
+    ends = {key: end - ago for key, *_, end in rows if isinstance(end, float) and end < math.inf}
+    saved_at = max((at for _, _, at, _ in rows if isinstance(at, float)), default=None)
+    return entries, ends, None if saved_at is None else max(0.0, now - saved_at)
 
 
 def _find(db: sqlite3.Connection, scope: Scope) -> tuple[Lease, Held] | tuple[None, None]:
@@ -268,13 +272,8 @@ def acquire(db: sqlite3.Connection, scope: Scope, attempt: int | None, run: Run 
     admitted = admit(scope, attempt, run, held)
     if lease is None:
         return Snapshot(_make(db, scope, admitted, 1), {}, admitted.run)
-    saved_at, expires = db.execute(
-        "SELECT max(updated_at), max(expires_at < 9e999) FROM entry WHERE scope_id = ?", (lease.scope_id,)
-    ).fetchone()
-    saved_ago = None if saved_at is None else max(0.0, time.time() - saved_at)
     lease = _hand_over(db, lease, admitted, to_here=True)
-    entries = _entries(db, lease.scope_id)
-    ends = _ends(db, lease.scope_id) if expires else {}
+    entries, ends, saved_ago = _entries(db, lease.scope_id)
     return Snapshot(lease, entries, admitted.run, admitted.fresh, saved_ago=saved_ago, ends=ends)
 
 
@@ -298,7 +297,7 @@ def save(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     Each statement gives the GIL up; where another thread is busy, the next one waits for it.
     """
     now = time.time()
-    rows = [row for batch in batches for row in _upserts(batch, now)]
+    rows = _upserts(batches, now)
     changes = sum(len(batch.changes) + batch.cleared for batch in batches)
     if 0 < changes == len(rows) <= ROWS_AT_ONCE >= len(batches):
         held = [_numbers(batch.lease) for batch in batches]
@@ -317,17 +316,17 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     if noted:
         _check_version(db, noted[0][5])
     fenced = {row[:4] for row in noted if row[4]}
-    cleared, upserts, gone = [], [], []
+    cleared, gone, held = [], [], []
     for batch in batches:
         scope_id = batch.lease.scope_id
         if fenced and _numbers(batch.lease) in fenced:
             continue
         if batch.cleared:
             cleared.append((scope_id,))
-        upserts += _upserts(batch, now)
+        held.append(batch)
         gone += [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
     _in_bulk(db, _CLEAR, cleared, len(KILL_PREFIX), KILL_PREFIX)
-    _in_bulk(db, _UPSERT, upserts)
+    _in_bulk(db, _UPSERT, _upserts(held, now))
     _in_bulk(db, _DELETE, gone, joint=_OR)
     _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[4]], now)
     return [leases[ids] for ids in fenced]
@@ -344,7 +343,7 @@ def write(
 ) -> bool:
     """See `Store.write`."""
     lease, held = _find(db, scope)
-    if expected and (lease is None or not expected.items() <= _entries(db, lease.scope_id).items()):
+    if expected and (lease is None or not expected.items() <= _entries(db, lease.scope_id)[0].items()):
         return False
     admitted = admit_write(scope, run, held)
     if lease is None:
@@ -365,10 +364,11 @@ def _sizes(db: sqlite3.Connection, scope_id: int, keys: Iterable[str]) -> tuple[
     return held, sum(size for (size,) in replaced)
 
 
-def _upserts(batch: Batch, now: float) -> list[tuple[int, str, str, float, float | None]]:
-    """The rows that a batch sets."""
+def _upserts(batches: Sequence[Batch], now: float) -> list[tuple[int, str, str, float, float | None]]:
+    """The rows that batches set."""
     return [
         (batch.lease.scope_id, key, value, now, None if retention is None else now + retention)
+        for batch in batches
         for key, (value, retention) in batch.changes.items()
         if value is not None
     ]
@@ -409,7 +409,7 @@ def read(db: sqlite3.Connection, scope: Scope) -> Snapshot | None:
         "SELECT held_epoch, host, pid, since FROM scope WHERE id = ?", (lease.scope_id,)
     ).fetchone()
     holder = Holder(host, pid, lease.attempt, since) if held_epoch == lease.epoch > 0 else None
-    entries, ends = _entries(db, lease.scope_id), _ends(db, lease.scope_id)
+    entries, ends, _ = _entries(db, lease.scope_id)
     return Snapshot(lease, entries, held.run, holder=holder, ends=ends)
 
 

@@ -209,13 +209,18 @@ class Source(RuleBasedStateMachine):
         super().__init__()
         self.watcher = Watcher(SETTLE)
         self.files = {}
+        self.shown = {}
         self.reported = []
 
     @rule(name=names, size=sizes, modified=moments)
     def write(self, name, size, modified):
-        file = self.files.get(name)
-        if file is None or (file.size, file.modified) != (size, modified):
-            self.files[name] = File(size, modified, self.watcher.now)
+        self.put(name, size, modified)
+
+    def put(self, name, size, modified):
+        """What is as it was when the watcher last looked has not changed for it, whatever was there in between."""
+        before = [self.files.get(name), self.shown.get(name)]
+        same = [file for file in before if file and (file.size, file.modified) == (size, modified)]
+        self.files[name] = same[0] if same else File(size, modified, self.watcher.now)
 
     @precondition(lambda self: self.files)
     @rule(data=st.data())
@@ -226,7 +231,7 @@ class Source(RuleBasedStateMachine):
     @rule(data=st.data(), to=names)
     def rename(self, data, to):
         file = self.files.pop(data.draw(st.sampled_from(sorted(self.files))))
-        self.files[to] = File(file.size, file.modified, self.watcher.now)
+        self.put(to, file.size, file.modified)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, SETTLE]))
     def pass_time(self, seconds):
@@ -238,6 +243,9 @@ class Source(RuleBasedStateMachine):
         """Some folders may not be listed this time."""
         shown = [self.as_version(name) for name in self.files if name not in hidden]
         settled = self.watcher.arrivals.see(shown, [OSError()] if hidden else [], SETTLE)
+        self.shown.update(
+            {name: self.files.get(name) for name in [*self.shown, *self.files] if name not in hidden}
+        )
         for version in settled:
             file = self.files[version.path]
             assert self.watcher.now - file.changed_at >= SETTLE
