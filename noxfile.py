@@ -2,7 +2,7 @@
 
 `nox -s compat` is every Airflow on every Python, `nox -s "compat(3.4.0b2, 3.12)"` one of them: the unit tests, the tests of
 stores and the demo. What follows `--` is run in their place: `nox -s "compat(3.4.0b2, 3.12)" -- tests` the whole suite.
-A Python that is not on the path is skipped.
+A Python that is not on the path is skipped; `nox -s lowest` needs uv.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import nox
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "tests" / "compat"))
 
-from airflows import AIRFLOWS, ANY_AIRFLOW  # noqa: E402 - of the tests
+from airflows import AIRFLOWS, ANY_AIRFLOW, QUICK  # noqa: E402 - of the tests
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit"]
 nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "uv|virtualenv"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 TOOLS = nox.project.dependency_groups(PROJECT, "test")
@@ -91,6 +92,16 @@ def compat(session: nox.Session, version: str) -> None:
     run_tests(session, "-n", "2", "--ignore", TYPING, *AIRFLOWS[version].tests)
     if not session.posargs:
         session.run("async-task-state", "demo")
+
+
+@nox.session(python="3.10", venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """The oldest versions that the package admits, which uv finds: the tests that are about Airflow's versions."""
+    # Airflow 3.1.0 does not start with what it admits of structlog.
+    session.install("--resolution", "lowest-direct", "-e", ".", *AIRFLOWS["3.1.8"].requirements)
+    session.install(*TOOLS)
+    session.env["PYTEST_ADDOPTS"] = shlex.join(ANY_AIRFLOW)
+    run_tests(session, "-n", "2", *QUICK)
 
 
 @nox.session
