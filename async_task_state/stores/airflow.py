@@ -120,12 +120,15 @@ class TaskChannel(_AccessorChannel):
         with anyio.move_on_after(PATIENCE_SECONDS):
             while True:
                 async with turn:
-                    try:
-                        with alarm_held():
-                            return getattr(self._accessor, method)(*args, **options)
-                    except DeadlockImminentError:
-                        # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue.
-                        turn = _queue()
+                    pass
+                # Whoever is next in the queue has its turn when the event loop runs, which is after this.
+                try:
+                    with alarm_held():
+                        return getattr(self._accessor, method)(*args, **options)
+                except DeadlockImminentError:
+                    # The task awaits a request of its own, and Airflow has sent nothing of ours: get into its queue. Airflow
+                    # 3.4 refuses also while the queue is this one's.
+                    turn = _queue()
                 await anyio.sleep(BUSY_SECONDS)
         # One that was cancelled half way may have left Airflow's lock taken, for good.
         raise StoreUnavailableError(

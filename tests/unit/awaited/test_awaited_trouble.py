@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import time
@@ -144,13 +145,44 @@ async def test_g6_leaving_by_cancellation_saves(make_state, airflow):
 
 
 @pytest.mark.usefixtures("_airflow_imported")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_request_gets_its_turn_among_those_that_are_awaited(monkeypatch):
+    """Airflow 3.4 refuses a blocking request while anyone has the lock for which awaited ones queue, this one too."""
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
+    from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415
+
+    queue = asyncio.Lock()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(_async_lock=queue), raising=False)
+    done = False
+
+    def get(key):
+        if queue.locked():
+            raise DeadlockImminentError("busy")
+        return key
+
+    async def ask():
+        while not done:
+            async with queue:
+                await anyio.sleep(0.001)
+
+    async with anyio.create_task_group() as others:
+        for _ in range(3):
+            others.start_soon(ask)
+        channel = airflow_store.TaskChannel(SimpleNamespace(get=get), expires=True)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+            assert await channel.get("n") == "n"
+        done = True
+
+
+@pytest.mark.usefixtures("_airflow_imported")
 @pytest.mark.parametrize("way", [airflow_store.TaskChannel, airflow_store.TriggererChannel])
 async def test_g6_leaving_has_an_end_though_a_request_never_has(monkeypatch, way):
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - takes a second
     from airflow.sdk.execution_time.comms import DeadlockImminentError  # noqa: PLC0415
 
     def busy(*_, **__):
-        raise DeadlockImminentError
+        raise DeadlockImminentError("busy")
 
     async def answer(*_, **__):
         """Nothing is there."""
