@@ -26,7 +26,7 @@ from async_task_state.logs import Log
 from async_task_state.places import check_allowed, open_place
 from async_task_state.settings import check_count, check_seconds
 from async_task_state.sources import check_source, found, modified_before, modified_of
-from async_task_state.totals import Totals
+from async_task_state.totals import Totals, check_sums
 from async_task_state.wire import fitted
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class FileWork:
         check_allowed(self.source, self.base)
         process = with_state(load_processor(self.processor), state)
         # In memory from here on, whatever the store is.
-        await state.get(TOTALS)
+        check_sums(state.scope, TOTALS, await state.get(TOTALS, {}))
         totals = Totals()
 
         def add_up(file: File, result: object) -> dict[str, Any]:

@@ -22,6 +22,22 @@ from async_task_state.errors import (
 )
 from async_task_state.job_calls import STATUS_CHARS, JobDefinition, RemoteJob, mapping_of
 from async_task_state.job_gone import is_gone
+from async_task_state.job_records import (
+    CANCELLED,
+    EARLIER,
+    FAILED,
+    GONE,
+    JOB,
+    NEW,
+    REFUSED,
+    RUNNING,
+    SUBMITTING,
+    SUCCEEDED,
+    earlier_jobs_of,
+    is_unfinished,
+    job_of,
+    unfinished_jobs,
+)
 from async_task_state.leaving import keeping_portal
 from async_task_state.logs import Log
 from async_task_state.settings import NEVER_EXPIRE, check_count, check_seconds, load_settings
@@ -40,22 +56,8 @@ T = TypeVar("T")
 
 log = Log(__name__)
 
-JOB: Final = "job"
-"""The key of the job: `id`, `state`, the `status` that was polled last, the `attempt` that submitted it, or saw it running
-or succeed last, and its `idempotency_key`."""
 RESULT: Final = "result"
 """The key of what the job gave, unless that is None."""
-EARLIER: Final = "earlier_jobs"
-"""The key of the jobs that are to be cancelled first, for a user has cleared the task."""
-
-NEW: Final = "new"
-SUBMITTING: Final = "submitting"
-REFUSED: Final = "refused"
-RUNNING: Final = "running"
-SUCCEEDED: Final = "succeeded"
-FAILED: Final = "failed"
-GONE: Final = "gone"
-CANCELLED: Final = "cancelled"
 
 SUBMIT_SECONDS: Final = 5.0
 """How long a submission may still take when the process is asked to end."""
@@ -132,7 +134,7 @@ class JobWork(JobDefinition):
         """Cancel the job if it has not ended, and remember that: this attempt submits none any more."""
         async with self.open() as calls:
             await self._cancel_earlier(calls, state)
-            job = await state.get(JOB, {})
+            job = await job_of(state)
             if is_unfinished(job):
                 job = await self._cancel(calls, job)
             elif not is_to_be_replaced(job, state.attempt) and job["state"] not in (NEW, REFUSED):
@@ -142,7 +144,7 @@ class JobWork(JobDefinition):
 
     async def _job(self, calls: JobCalls, state: TaskState) -> dict[str, Any]:
         """The job that is there, or a new one if there is none or an earlier attempt's has failed."""
-        job: dict[str, Any] = await state.get(JOB, {})
+        job = await job_of(state)
         if is_to_be_replaced(job, state.attempt):
             job = {"state": NEW, "status": "", "attempt": state.attempt, "idempotency_key": uuid4().hex}
         if job["state"] in (NEW, REFUSED):
@@ -226,7 +228,7 @@ class JobWork(JobDefinition):
         return result
 
     async def _cancel_earlier(self, calls: JobCalls, state: TaskState) -> None:
-        for job in await state.get(EARLIER, []):
+        for job in await earlier_jobs_of(state):
             try:
                 job = await self._cancel(calls, job)  # noqa: PLW2901 - with its id
             except JobCallError:
@@ -294,23 +296,12 @@ class JobWork(JobDefinition):
 
 def after_clear() -> OnClear:
     """What a clear leaves of the state: the jobs that are to be cancelled, or everything if they are to go on."""
-    return "resume" if load_settings().on_clear == "resume" else _unfinished_jobs
-
-
-def is_unfinished(job: Mapping[str, Any]) -> bool:
-    """Whether there is a job that may be running."""
-    return job.get("state") in (SUBMITTING, RUNNING)
+    return "resume" if load_settings().on_clear == "resume" else unfinished_jobs
 
 
 def is_to_be_replaced(job: Mapping[str, Any], attempt: int) -> bool:
     """Whether this attempt submits another job: there is none, or an earlier attempt's has failed or is gone."""
     return not job or (job["state"] in (FAILED, GONE, CANCELLED) and job["attempt"] < attempt)
-
-
-def _unfinished_jobs(values: dict[str, Any]) -> dict[str, Any]:
-    jobs = [*values.get(EARLIER, []), values.get(JOB, {})]
-    unfinished = [job for job in jobs if is_unfinished(job)]
-    return {EARLIER: unfinished} if unfinished else {}
 
 
 async def _remember(state: TaskState, job: dict[str, Any]) -> None:

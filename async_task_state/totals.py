@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from async_task_state.errors import InvalidValueError
 from async_task_state.logs import Log
+from async_task_state.records import damaged
 
-__all__ = ["Totals"]
+if TYPE_CHECKING:
+    from async_task_state.scopes import Scope
+
+__all__ = ["Totals", "check_sums"]
 
 log = Log(__name__)
 
@@ -64,6 +68,21 @@ class Totals:
                 where,
                 type(value).__name__,
             )
+
+
+def check_sums(scope: Scope, key: str, sums: object) -> None:
+    """Refuse what cannot be the sums of earlier files.
+
+    Raises:
+        DamagedRecordError: It is no mapping, or has something else in it than numbers and such mappings.
+    """
+    if not isinstance(sums, dict):
+        raise damaged(scope, f"key {key!r}", f"it is {type(sums).__name__} and no object of sums")
+    for name, value in sums.items():
+        if isinstance(value, dict):
+            check_sums(scope, key, value)
+        elif not is_addable(value):
+            raise damaged(scope, f"key {key!r}", f"its {name!r:.100} is {type(value).__name__}")
 
 
 def is_addable(value: object) -> bool:

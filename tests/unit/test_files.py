@@ -17,7 +17,7 @@ import pytest
 from airflow.models.trigger import Trigger
 from upath import UPath
 
-from async_task_state import InvalidArgumentError, ProcessorError, SourceError
+from async_task_state import DamagedRecordError, InvalidArgumentError, ProcessorError, SourceError
 from async_task_state.files import FileWork, list_files, load_processor
 from async_task_state.items import shown_item
 from async_task_state.operators import ProcessFilesOperator
@@ -392,3 +392,15 @@ def test_the_trigger_survives_its_serialization():
     path, arguments = ProcessFilesTrigger(["/a", "/b"], "a.b", concurrency=3, max_delay=0.5).serialize()
     assert path == "async_task_state.triggers.files.ProcessFilesTrigger"
     assert ProcessFilesTrigger(**arguments).serialize() == (path, arguments)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sums", [7, "x", [{}], {"bytes": "x"}, {"bytes": None}, {"deep": {"bytes": [1]}}])
+async def test_g8_damaged_sums_are_named_before_a_file_is_processed(make_state, folder, sums):
+    async with make_state() as state:
+        await state.set("totals", sums)
+    with pytest.raises(
+        DamagedRecordError, match=r"key 'totals' in the state of dag/run/task .* async-task-state clear"
+    ):
+        await run(make_state, source=str(folder))
+    assert seen == []
