@@ -95,10 +95,14 @@ class Story:
 
 def numbers_in(values: Mapping[str, str]) -> list[str]:
     """The author's first few numbers, for a log line; of as many keys as can be looked at in no time."""
+    # In a list at once, because another thread may record; and a damaged record may be no text.
     numbers = (
         f"{key[:SHOWN_CHARS]}={text}"
-        for key, text in islice(values.items(), LOOKED_AT)
-        if not key.startswith(RESERVED_PREFIX) and len(text) <= SHOWN_CHARS and NUMBER.fullmatch(text)
+        for key, text in list(islice(values.items(), LOOKED_AT))
+        if isinstance(text, str)
+        and not key.startswith(RESERVED_PREFIX)
+        and len(text) <= SHOWN_CHARS
+        and NUMBER.fullmatch(text)
     )
     shown = list(islice(numbers, SHOWN_NUMBERS))
     return [", ".join(shown)] if shown else []

@@ -133,3 +133,19 @@ async def test_a_later_attempt_is_another_holder(make_state):
 
     with pytest.raises(StaleWriterError, match="taken over by attempt 2 on host"):
         await be_fenced()
+
+
+def test_numbers_are_told_while_another_thread_records_and_of_a_damaged_state():
+    values = {}
+
+    class Recorded(str):
+        """Something else is recorded as soon as it is looked at."""
+
+        __slots__ = ()
+
+        def __len__(self):
+            values[f"more {len(values)}"] = "1"
+            return super().__len__()
+
+    values |= {"a": Recorded("1"), "damaged": b"1", "no text": 1, "b": Recorded("2")}
+    assert story.numbers_in(values) == ["a=1, b=2"]
