@@ -178,7 +178,11 @@ def _pace(work: Watched) -> list[str]:
 
 
 def _count_text(work: Watched) -> str:
-    return f"{work.done:,}" if not work.total else f"{work.done:,} of {work.total:,} ({work.share:.0%})"
+    if not work.total:
+        return f"{work.done:,}"
+    # One item of many that is not done is no 100 %.
+    percent = 100 if work.is_done else min(99, round(100 * work.share))
+    return f"{work.done:,} of {work.total:,} ({percent}%)"
 
 
 def _rate_text(rate: float) -> str:

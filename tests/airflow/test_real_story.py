@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from journal import Journal
@@ -47,13 +51,29 @@ CHAPTERS = (
 )
 
 
+@contextmanager
+def watching(airflow, *ids):
+    """The command that shows how far a task is, as somebody runs it on a machine of this Airflow."""
+    script = Path(sys.executable).with_name("async-task-state")
+    line = [script, "watch", *ids, "--total", "401", "--interval", "0.5"]
+    with subprocess.Popen(line, env=airflow.environment, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            yield watch
+        finally:
+            watch.kill()
+
+
 def test_a_killed_tasks_log_reads_like_a_story(airflow, tmp_path):
     (airflow.dags / "story.py").write_text(DAG_FILE)
     journal = Journal(tmp_path / "journal")
     run = airflow.trigger("story", {"journal": str(journal.path)})
     journal.wait_for("file", 30)
-    os.kill(airflow.task_pid("story", run, "load"), signal.SIGKILL)
-    airflow.wait_for_run("story", run, timeout=200)
+    with watching(airflow, "story", run, "load") as watch:
+        os.kill(airflow.task_pid("story", run, "load"), signal.SIGKILL)
+        airflow.wait_for_run("story", run, timeout=200)
+        *_, last, end = watch.communicate(timeout=60)[0].splitlines()
+    assert last.endswith("files: 400 of 401 (99%) done, 1 failed, none left")
+    assert (watch.returncode, end) == (0, f"story/{run}/load has ended: success")
     log = airflow.task_log("story", run, "load")
     told = 0
     for chapter in CHAPTERS:

@@ -83,6 +83,12 @@ def test_watch_as_lines(run, fill):
     assert len(run("watch", *IDS, "--until", "50")[1].splitlines()) == 2
 
 
+def test_not_all_is_not_100_percent(run, fill):
+    fill(done=999)
+    assert "999 of 1,000 (99%) done" in run("watch", *IDS, "--total", "1000", "--until", "1")[1]
+    assert "999 of 999 (100%) done" in run("watch", *IDS, "--total", "999", "--until", "1")[1]
+
+
 def test_watch_ends_well_when_interrupted(start, fill):
     fill(rows=1)
     watch = start("watch", *IDS)
