@@ -148,7 +148,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         f" an object with time, {_SCOPE_KEYS}, state (Airflow's, null where it is not known), attempt, epoch, values (null"
         " for a mapped task) and work (a list of objects with name, done, failed, total, rate in items a second and seconds_left).",
     )
-    add_one(watch)
+    add_one(watch, without="all that the task has")
     watch.add_argument("--work", metavar="NAME", help="only this work set")
     watch.add_argument(
         "--total",

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["NotFoundError", "add_one", "add_some", "find", "in_its_region", "named", "others_text"]
 
 ASSET: Final = "\n       %(prog)s (--asset NAME | --asset-uri URI) [options]"
-MAP_INDEX: Final[dict[str, Any]] = {
-    "type": int,
-    "metavar": "N",
-    "help": "the index of a mapped task, or the iteration of a loop; without it the task that is in neither",
-}
+NEITHER: Final = "the task that is in neither"
 NAMED: Final = 5
 
 
@@ -32,11 +28,16 @@ class NotFoundError(AsyncTaskStateError):
     """Nothing is stored where the command was told to look."""
 
 
-def add_one(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name one state."""
+def add_one(parser: argparse.ArgumentParser, *, without: str = NEITHER) -> None:
+    """Add the arguments that name one state.
+
+    Args:
+        parser: The command's.
+        without: What is meant where no map index is named.
+    """
     parser.usage = f"%(prog)s DAG RUN TASK [--map-index N] [options]{ASSET}"
     _add_names(parser)
-    parser.add_argument("--map-index", **MAP_INDEX)
+    parser.add_argument("--map-index", **_map_index(without))
 
 
 def add_some(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def add_some(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"%(prog)s DAG RUN [TASK [--map-index N | --all-map-indexes]] [options]{ASSET}"
     _add_names(parser)
     indexes = parser.add_mutually_exclusive_group()
-    indexes.add_argument("--map-index", **MAP_INDEX)
+    indexes.add_argument("--map-index", **_map_index(NEITHER))
     indexes.add_argument("--all-map-indexes", action="store_true", help="all that a mapped task has")
 
 
@@ -124,6 +125,11 @@ def _placed(scope: Scope, infos: Iterable[ScopeInfo]) -> Scope:
 
 def _names(scopes: Iterable[Scope]) -> str:
     return ", ".join(sorted(map(str, scopes))[:NAMED])
+
+
+def _map_index(without: str) -> dict[str, Any]:
+    text = f"the index of a mapped task, or the iteration of a loop; without it {without}"
+    return {"type": int, "metavar": "N", "help": text}
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:

@@ -263,3 +263,13 @@ def test_commands_take_an_airflow_connection(run, fill, tables, dsn, monkeypatch
     assert code == 0
     assert found["dsn"][1].endswith(" of the connection state_db")
     assert run("list", store="conn_id:nowhere")[0] == 1
+
+
+def test_a_mapped_task_is_watched(run, admin, tables, fill):
+    for index in range(3):
+        fill(TaskScope(*IDS, index), done=index)
+    code, out, _ = run("watch", *IDS, "--until", "3", "--total", "2")
+    assert code == 0
+    assert [line.split("  ")[1] for line in out.splitlines()] == ["0", "1", "2", "all 3 map indexes"]
+    assert out.endswith("files: 3 of 4 (75%) done, 0 failed\n")
+    assert run("show", *IDS, "--map-index", "2")[0] == 0
