@@ -212,6 +212,8 @@ class Watch:
             settle = 0 if skip else self.settle
             settled = await lookout.look(partial(arrivals.see, settle=settle))
             if not await state.is_current():
+                # Says which.
+                await state.flush()
                 raise StaleWriterError(f"{state.scope} has another holder")
             if settled is not None and (settled or watermark is None):
                 watermark = _moved(watermark, settled)

@@ -339,6 +339,8 @@ class CheckpointTrigger(BaseTrigger):
                 check_payload(event.payload)
                 claims.forget_trigger(state)
                 if not await state.is_current():
+                    # Says which.
+                    await state.flush()
                     raise StaleWriterError(f"{state.scope} has another holder")
                 self._fired = True
                 yield event

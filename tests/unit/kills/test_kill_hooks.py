@@ -143,3 +143,13 @@ async def test_the_log_says_that_the_call_was_made_and_has_returned_and_nothing_
     assert "on_user_kill is called: a user has stopped attempt 1 " in called
     assert re.search(r"on_user_kill has returned after \d+\.\d s ", returned)
     assert "attempt 1 resumes" not in told
+
+
+async def test_g4_a_trigger_that_has_lost_its_state_says_to_whom(task, capsys):
+    async with Running(await task.defer()) as old:
+        task.clear()
+        await task.defer()
+        assert await old.end() == []
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "ending without an event" in line]
+    assert re.search(r"no longer its holder: taken over by attempt 2 on host \S+, process \d+, since ", line)
+    assert "purge" not in line
