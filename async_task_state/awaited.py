@@ -195,6 +195,11 @@ class AwaitedWriter:
             await anyio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
             delay = min(delay * 2, LAST_RETRY_SECONDS)
 
+    async def look(self, key: str) -> str | None:
+        """The text of a key, whether the index names it or not."""
+        text: str | None = await self.call(self._airflow.look, key)
+        return text
+
     async def look_beside(
         self, pending: Pending | None, values_now: Callable[[], dict[str, str]], key: str
     ) -> str | None:
@@ -207,7 +212,7 @@ class AwaitedWriter:
         """
         if pending and pending.changes(key):
             return None
-        text: str | None = await self.call(self._airflow.look, key)
+        text = await self.look(key)
         values = values_now()
         # What was recorded while Airflow was asked is newer.
         if text is not None and not (pending and pending.changes(key)):

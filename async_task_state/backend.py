@@ -18,6 +18,8 @@ from anyio import to_thread
 from starlette.exceptions import HTTPException
 
 from async_task_state.backend_refs import ref_in, ref_to, target_of
+from async_task_state.clear_choice import CHOICE
+from async_task_state.clear_notes import noted_choice
 from async_task_state.codec import RESERVED_PREFIX, check_key, check_text, encode, kept_by_clear
 from async_task_state.connections import resolved_here, writer_of
 from async_task_state.errors import (
@@ -92,6 +94,8 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     def get(self, scope: TheirScope, key: str, *, session: Session | None = None) -> str | None:
         """The JSON text of a key; None where there is none, or where it is a work set's."""
+        if key == CHOICE:
+            return noted_choice(scope, session)
         text: str | None = _ask(session, _get, *self._ours(scope, session), key)
         return text
 

@@ -33,6 +33,7 @@ __all__ = [
     "goes_on_after_clear",
     "held_values",
     "is_owed_to",
+    "keeps_all",
     "notes_of",
     "private_state",
     "remove",
@@ -67,6 +68,11 @@ def forget_trigger(state: TaskState | None) -> None:
 def goes_on_after_clear(state: TaskState) -> bool:
     """Whether a task that was cleared goes on with what it has left, so that a clear kills nothing."""
     return state._on_clear == "resume"
+
+
+def keeps_all(state: TaskState) -> bool:
+    """Whether the user who has cleared the task keeps what it has left."""
+    return state._keeps_all
 
 
 def is_owed_to(note: OwedKill, state: TaskState) -> bool:

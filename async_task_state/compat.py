@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DAG_PARSERS",
+    "asks_at_clear",
     "config_with",
     "confirms_events",
     "has_task_store",
@@ -86,6 +87,19 @@ def task_store_of(trigger: Any) -> Any:
     """A trigger's accessor of its task's keys in Airflow's store; None where this Airflow gives triggers none."""
     accessor = getattr(trigger, "task_state_store", None)
     return accessor if hasattr(accessor, "aget") else None
+
+
+def asks_at_clear() -> bool:
+    """Whether a user who clears a task is asked what becomes of its state, and Airflow deletes it if not kept: since 3.4."""
+    from airflow import __version__  # noqa: PLC0415 - loaded long ago where it matters
+
+    major, minor = __version__.split(".")[:2]
+    return (int(major), int(minor)) >= (3, 4)
+
+
+def reaches_task_store(trigger: Any) -> bool:
+    """Whether this Airflow lets triggers reach the task store: every trigger has an accessor then, None outside triggerers."""
+    return hasattr(trigger, "task_state_store")
 
 
 def releases_moved_triggers() -> bool:

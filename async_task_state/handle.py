@@ -138,6 +138,7 @@ class State:
                 self._pending = await self._writer.open(self._scope, *wanted, self._max_delay)
                 self._pending.room = Room(self._settings, self._works)
             try:
+                await self._ask(self._values())
                 self._begin(self._values())
             except BaseException:
                 self._pending = self._snapshot = None
@@ -365,6 +366,9 @@ class State:
                 if self._pending is not None:
                     self._pending._near -= TAIL_BYTES
         return work
+
+    async def _ask(self, values: dict[str, str]) -> None:
+        """What there is to ask before it is decided what becomes of `values`."""
 
     def _begin(self, values: dict[str, str]) -> None:
         """What there is to do when a state was opened that holds `values`."""

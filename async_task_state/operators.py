@@ -11,6 +11,7 @@ from airflow.configuration import conf
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException
 
+from async_task_state.clear_choice import choice_at_clear
 from async_task_state.errors import InvalidArgumentError, JobFailedError
 from async_task_state.files import FileWork, load_processor
 from async_task_state.instances import WORKER_SECONDS, is_users_kill, state_in_airflow
@@ -197,7 +198,8 @@ class RemoteJobOperator(BaseOperator):
 
     The job is cancelled when a user marks the task as failed or as successful, or clears it. A clear cancels it before
     a new one is submitted; where that has failed `max_poll_failures` times, it is logged, and the new one is submitted
-    all the same. With `[async_task_state] on_clear = resume` the job goes on instead. It is
+    all the same. With `[async_task_state] on_clear = resume` the job goes on instead, and so it does where a user of Airflow
+    3.4 keeps the task's state at the clear, if the trigger of a deferred task has not heard of the clear before. It is
     *not* cancelled when a process dies or is shut down, when a trigger moves to another triggerer, nor when
     `execution_timeout` is over, of a deferred task or of one that runs here: the next attempt goes on with the job, and
     after the last one it is the service that must end it. On the worker Airflow sends the same signal for a user's
@@ -371,7 +373,11 @@ class RemoteJobOperator(BaseOperator):
 
     async def _is_users_kill(self, state: TaskState) -> bool:
         task_state = await state_in_airflow(state.scope, patience=WORKER_SECONDS)
-        killed = is_users_kill(task_state, doubtful=False, resumes=after_clear() == "resume")
+        resumes = after_clear() == "resume"
+        if task_state == "restarting" and not resumes:
+            choice = await choice_at_clear(state.scope, state.attempt + 1, None, None)
+            resumes = choice is not None and choice.kept
+        killed = is_users_kill(task_state, doubtful=False, resumes=resumes)
         what = "cancelling the job" if killed else "the job goes on"
         self.log.info("%s: the task is %s in Airflow", what, task_state)
         return killed

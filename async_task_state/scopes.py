@@ -214,7 +214,9 @@ class RunningTask:
     A user's clear raises `max_tries`; a retry does not. Of a run that was deleted and made again `run` is another.
     `after_clear` is whether this is the first attempt after a clear, as far as the number of tries tells. In a region of
     Airflow 3.4 `over` is the same for the state over all iterations: its holders are told apart by `run`, because each
-    iteration counts its attempts from 1, and only the first iteration's clear is one of the whole.
+    iteration counts its attempts from 1, and only the first iteration's clear is one of the whole. `begun` is the attempt
+    that the last clear has begun, the first one without a clear, as far as the number of tries tells; that number and
+    `retries` come from two readings of the DAG.
     """
 
     scope: TaskScope
@@ -223,6 +225,7 @@ class RunningTask:
     run: Run | None = None
     after_clear: bool = False
     over: RunningTask | None = None
+    begun: int | None = None
 
 
 def running_task() -> RunningTask | None:
@@ -238,9 +241,10 @@ def running_task() -> RunningTask | None:
     ti = context["ti"]
     run = run_of(ti, context.get("dag_run"))
     attempt, max_tries = ti.try_number, getattr(ti, "max_tries", None)
-    after_clear = _is_after_clear(ti, attempt, max_tries)
+    begun = _begun(ti, max_tries)
+    after_clear = attempt > 1 and attempt == begun
     over = over_iterations(ti, run, context, max_tries=max_tries, after_clear=after_clear)
-    return RunningTask(TaskScope.from_airflow(ti), attempt, max_tries, run, after_clear, over)
+    return RunningTask(TaskScope.from_airflow(ti), attempt, max_tries, run, after_clear, over, begun)
 
 
 def over_iterations(
@@ -269,9 +273,7 @@ def over_iterations(
     return RunningTask(scope, None, max_tries, run, after_clear)
 
 
-def _is_after_clear(ti: Any, attempt: int, max_tries: int | None) -> bool:
+def _begun(ti: Any, max_tries: int | None) -> int | None:
     # A clear allows as many retries again, counted from the attempt that it begins.
     retries = getattr(getattr(ti, "task", None), "retries", None)
-    if max_tries is None or retries is None:
-        return False
-    return attempt > 1 and attempt == max_tries - retries + 1
+    return None if max_tries is None or retries is None else max_tries - retries + 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
+from async_task_state.clear_choice import choice_at_clear
 from async_task_state.codec import CLEARED, MAX_TRIES, encode_changes, is_of_author
+from async_task_state.compat import asks_at_clear
 from async_task_state.errors import InvalidArgumentError, NoScopeError
 from async_task_state.handle import State
 from async_task_state.kills import TRIGGER, name_trigger, owe
@@ -18,6 +20,7 @@ from async_task_state.settings import ON_CLEAR, check_executor, load_settings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from async_task_state.clear_choice import Choice
     from async_task_state.pending import Pending
     from async_task_state.settings import Settings
     from async_task_state.stores import Change, Store
@@ -28,6 +31,9 @@ __all__ = ["AssetState", "OnClear", "TaskState", "asset_state", "task_state"]
 S = TypeVar("S", bound="TaskState")
 
 log = Log(__name__)
+
+KEPT: Final = " kept"
+"""What comes after the attempt that began with a clear, where the user keeps the state."""
 
 OnClear: TypeAlias = "Literal['restart', 'resume'] | Callable[[dict[str, Any]], Mapping[str, Any]]"
 """What comes of a state when a user has cleared its task; a function says what is kept of the values."""
@@ -61,7 +67,8 @@ def task_state(
         read_only: Read the state as it is when entered. Takes no lease, so it fences nobody, and cannot write.
         on_clear: What the task finds when a user has cleared it: "restart" an empty state, "resume" what it left. A
             function is called with what it left, without what work sets keep, and returns what a restart keeps.
-            None takes `[async_task_state] on_clear`.
+            None takes `[async_task_state] on_clear`. Where Airflow 3.4 has asked the user, and the state is to be kept, the
+            task finds what it left all the same.
         across_iterations: Of a task in a loop of Airflow 3.4, one state over all iterations, besides the one that each
             has; for a mapped task in a loop one for each map index. Iterations hold it one after the other, and the task
             instance that Airflow has made last is the newest: `attempt` counts them. A clear of the first iteration
@@ -76,7 +83,7 @@ def task_state(
         SettingsError: A setting is malformed, or the store is a file on this machine while the executor runs tasks
             on others.
     """
-    running = running_task()
+    running = instance = running_task()
     if across_iterations:
         if scope is not None:
             raise InvalidArgumentError(
@@ -100,12 +107,14 @@ def task_state(
                 "no task is running here, so say whose state it is: task_state(TaskScope(dag_id, run_id, task_id)),"
                 " or in a trigger self.task_state() of CheckpointTrigger"
             )
-    max_tries = run = None
+    max_tries = run = begun = tried = None
     after_clear = False
     if running is not None and running.scope == scope:
         attempt = running.attempt if attempt is None else attempt
         if attempt == running.attempt:
             max_tries, run, after_clear = running.max_tries, running.run, running.after_clear
+            if instance is not None:
+                begun, tried = instance.begun, instance.attempt
     kept_in, settings = configured(store)
     return TaskState(
         scope,
@@ -118,6 +127,8 @@ def task_state(
         on_clear=on_clear,
         max_tries=max_tries,
         after_clear=after_clear,
+        begun=begun,
+        tried=tried,
         only_inside=_is_of_deployment(store),
     )
 
@@ -193,6 +204,8 @@ class TaskState(State):
         on_clear: OnClear | None = None,
         max_tries: int | None = None,
         after_clear: bool = False,
+        begun: int | None = None,
+        tried: int | None = None,
         trigger: str | None = None,
         on_open: Callable[[TaskState], Awaitable[None]] | None = None,
         **options: Any,
@@ -208,11 +221,16 @@ class TaskState(State):
         self._on_clear = self._settings.on_clear if on_clear is None else on_clear
         self._max_tries = max_tries
         self._after_clear = after_clear
+        self._begun = begun
+        self._tried = tried
         self._trigger = trigger
         self._on_open = on_open
         self._cleared = False
         self._owes = False
         self._found_clear = False
+        self._started_over = False
+        self._choice: Choice | None = None
+        self._keeps_all = False
 
     async def __aenter__(self: S) -> S:  # noqa: PYI019 - joining gives the outer handle
         """Open the state, see `State`."""
@@ -252,18 +270,38 @@ class TaskState(State):
         self._entered()
         return self._cleared
 
+    async def _ask(self, values: dict[str, str]) -> None:
+        """Ask Airflow what the user has chosen who has cleared the task."""
+        self._choice = None
+        if self._pending is None or self._max_tries is None or self._is_known(values):
+            return
+        noted, writer = values.get(MAX_TRIES), self._writer
+        look = writer.look if writer is not None and writer.inline is True else None
+        if noted is None:
+            # Nothing was saved before, or Airflow has deleted it.
+            may_be_cleared = self._after_clear if look is None else self._attempt > 1
+        else:
+            may_be_cleared = noted != str(self._max_tries)
+        if may_be_cleared:
+            tried = self._attempt if self._tried is None else self._tried
+            self._choice = await choice_at_clear(self._task, tried, self._begun, look)
+
     def _begin(self, values: dict[str, str]) -> None:
         self._resumed = any(map(is_of_author, values))
         pending = self._pending
         if pending is None:
             return
         found = self._found_clear = self._finds_clear(values)
-        known = values.get(CLEARED) == str(self._attempt)
+        known = self._is_known(values)
+        kept = values.get(CLEARED) == f"{self._attempt}{KEPT}"
+        self._keeps_all = self._choice.kept if self._choice is not None else known and kept
         self._cleared = found or (known and self._max_tries is None)
-        changes: dict[str, Change] = {CLEARED: (str(self._attempt), None)} if found else {}
+        mark = KEPT if self._keeps_all else ""
+        changes: dict[str, Change] = {CLEARED: (f"{self._attempt}{mark}", None)} if found else {}
         if self._max_tries is not None and values.get(MAX_TRIES) != str(self._max_tries):
             changes[MAX_TRIES] = (str(self._max_tries), None)
-        if found and self._on_clear != "resume":
+        self._started_over = found and self._starts_over(values)
+        if self._started_over:
             self._start_over(pending, values, changes)
             return
         # The worker says what the task is deferred to; a trigger does where that was forgotten.
@@ -276,22 +314,44 @@ class TaskState(State):
 
     def _finds_clear(self, values: dict[str, str]) -> bool:
         """Whether a user has cleared the task since the state was last held, and nobody has acted on it yet."""
-        if values.get(CLEARED) == str(self._attempt):
+        if self._is_known(values):
             return False
         noted = values.get(MAX_TRIES)
         # Equal or not, and no more: a clear sets it by the DAG as it is then, and a scheduler that died makes attempts
         # beyond it.
         if self._max_tries is not None and noted is not None:
             return noted != str(self._max_tries)
+        if self._choice is not None:
+            return True
         # Airflow 3.4 deletes the note with its own store; what the cleared attempt has saved since then is left. Over
         # iterations it may be that only triggers have opened the state, which know no number of tries.
         in_turn = self._wanted_attempt is None and self._run is not None
-        return self._after_clear and (in_turn or (self._writer is not None and self._writer.inline))
+        return self._after_clear and (in_turn or (self._is_in_airflow and asks_at_clear()))
+
+    def _is_known(self, values: dict[str, str]) -> bool:
+        """Whether the clear that the attempt began with has been acted on."""
+        return values.get(CLEARED) in (str(self._attempt), f"{self._attempt}{KEPT}")
+
+    @property
+    def _is_in_airflow(self) -> bool:
+        return self._writer is not None and self._writer.inline
+
+    def _starts_over(self, values: dict[str, str]) -> bool:
+        """Whether nothing of the state is left after a clear but what the author keeps."""
+        choice = self._choice
+        if choice is not None and choice.kept:
+            return False
+        if choice is not None and self._is_in_airflow and (choice.at_work or MAX_TRIES not in values):
+            # Airflow has deleted the state: what there is was saved later, by the attempt that was cleared or by this one.
+            return choice.at_work
+        return self._on_clear != "resume"
 
     def _beginning(self) -> str:
         if not self._found_clear:
             return super()._beginning()
-        if self._on_clear != "resume":
+        if self._keeps_all:
+            return f"{super()._beginning()}: the user who has cleared it keeps its state"
+        if self._started_over:
             return "starts over: cleared by a user"
         return f"{super()._beginning()}, although a user has cleared it"
 

@@ -142,7 +142,8 @@ class CheckpointTrigger(BaseTrigger):
         if task_instance is not None:
             attempt, run = task_instance.try_number, run_of(task_instance)
             # No number of tries reaches a trigger: the worker has noted a clear in the iteration's own state.
-            cleared = self._state is not None and self._state.is_open and self._state.cleared
+            own = self._state if self._state is not None and self._state.is_open else None
+            cleared = own is not None and own.cleared and not claims.keeps_all(own)
             after_clear = cleared and iteration_of(task_instance) == 0
             over = over_iterations(task_instance, run, after_clear=after_clear)
             return RunningTask(TaskScope.from_airflow(task_instance), attempt, None, run, over=over)
@@ -159,7 +160,7 @@ class CheckpointTrigger(BaseTrigger):
         if store == AIRFLOW:
             if whose.attempt is None:
                 raise no_state_across_iterations()
-            store = trigger_channel(self)
+            store = trigger_channel(self, whose.scope)
         return TaskState(
             whose.scope,
             attempt=whose.attempt,
@@ -169,6 +170,7 @@ class CheckpointTrigger(BaseTrigger):
             max_delay=self.max_delay,
             on_clear=self.on_clear,
             max_tries=whose.max_tries,
+            begun=whose.begun,
             trigger=class_path if is_owed else None,
             **options,
         )

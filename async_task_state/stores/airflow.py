@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import anyio
 
 from async_task_state.codec import RESERVED_PREFIX, decode, encode_json
-from async_task_state.compat import has_task_store, task_store_of
+from async_task_state.compat import has_task_store, reaches_task_store, task_store_of
 from async_task_state.errors import (
     AsyncTaskStateError,
     SettingsError,
@@ -240,19 +240,23 @@ def channel_for(scope: Scope) -> Channel:
     return TaskChannel(get_current_context()["task_state_store"], expires=True)
 
 
-def trigger_channel(trigger: Any) -> Channel:
-    """The way to a trigger's task's keys, where Airflow gives a trigger one.
+def trigger_channel(trigger: Any, scope: Scope) -> Channel:
+    """The way to a trigger's task's keys, where Airflow gives triggers one.
+
+    Args:
+        trigger: In a triggerer, or in the task that defers to it.
+        scope: The task.
 
     Raises:
         SettingsError: This Airflow does not.
     """
-    accessor = task_store_of(trigger)
-    if accessor is None:
+    if not reaches_task_store(trigger):
         raise SettingsError(
             "the dsn airflow: cannot keep a trigger's state: this Airflow does not let triggers reach the task store;"
             f" {_INSTEAD}"
         )
-    return TriggererChannel(accessor, expires=True)
+    accessor = task_store_of(trigger)
+    return channel_for(scope) if accessor is None else TriggererChannel(accessor, expires=True)
 
 
 def no_state_across_iterations() -> SettingsError:

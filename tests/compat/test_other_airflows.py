@@ -31,7 +31,10 @@ REAL = [
 LOOPS = [
     "tests/airflow/test_real_loops.py",
     "tests/airflow/test_examples.py::test_refine_loop",
-    "tests/airflow/test_real_airflow_store.py::test_g4_a_task_that_is_cleared_while_it_runs_starts_over",
+]
+CLEARS = [
+    "tests/airflow/test_real_airflow_store.py::test_g4_a_task_that_is_cleared_while_it_runs_starts_over_or_keeps_it_all",
+    "tests/airflow/test_real_keep.py",
 ]
 KILLED_TASK = "tests/airflow/test_real_tasks.py::test_g2_a_killed_task_resumes_in_its_retry"
 OPTIONS = [
@@ -102,6 +105,6 @@ def test_airflow_3_2(pass_on):
     pass_on("3.2.2", [*QUICK, *REAL, f"{KILLED_TASK}[async_task]"])
 
 
-@pytest.mark.parametrize("tests", [[*QUICK, *REAL], LOOPS], ids=["older", "loops"])
+@pytest.mark.parametrize("tests", [[*QUICK, *REAL], LOOPS, CLEARS], ids=["older", "loops", "clears"])
 def test_airflow_3_4(pass_on, tests):
     pass_on("3.4.0b2", tests)

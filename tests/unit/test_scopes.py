@@ -210,18 +210,18 @@ def test_the_running_task_says_scope_and_attempt():
 
 
 @pytest.mark.parametrize(
-    ("attempt", "max_tries", "after_clear"),
+    ("attempt", "max_tries", "begun"),
     [
-        (1, 2, False),
-        (2, 2, False),
-        (3, 2, False),
-        (2, 3, True),
-        (3, 3, False),
-        (4, 5, True),
-        (2, None, False),
+        (1, 2, 1),
+        (2, 2, 1),
+        (3, 2, 1),
+        (2, 3, 2),
+        (3, 3, 2),
+        (4, 5, 4),
+        (2, None, None),
     ],
 )
-def test_the_first_attempt_after_a_clear_is_known_by_its_tries(attempt, max_tries, after_clear):
+def test_the_attempt_that_the_last_clear_has_begun_is_known_by_the_tries(attempt, max_tries, begun):
     from airflow.sdk.definitions.context import Context  # noqa: PLC0415 - takes a second
     from airflow.sdk.execution_time.context import set_current_context  # noqa: PLC0415 - the same
 
@@ -234,4 +234,5 @@ def test_the_first_attempt_after_a_clear_is_known_by_its_tries(attempt, max_trie
         task=SimpleNamespace(retries=2),
     )
     with set_current_context(Context(ti=ti, dag_run=SimpleNamespace(start_date=None), task=ti.task)):
-        assert running_task().after_clear == after_clear
+        running = running_task()
+        assert (running.begun, running.after_clear) == (begun, attempt > 1 and attempt == begun)

@@ -158,8 +158,9 @@ with DAG("airflow_store_cleared", schedule=None):
 
     @task
     async def files():
-        journal = conf()["journal"]
-        async with task_state(store=STORE) as state:
+        given = conf()
+        journal = given["journal"]
+        async with task_state(store=STORE, on_clear=given.get("on_clear")) as state:
             rows = await state.get("rows")
             log_to(journal, begun=state.attempt, resumed=state.resumed, cleared=state.cleared, rows=rows)
             done = state.work("files")

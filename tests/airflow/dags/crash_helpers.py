@@ -79,6 +79,19 @@ class StepsInAirflow(Steps):
     store = "airflow:"
 
 
+class StepsInStore(Steps):
+    """The same in a store of its own."""
+
+    def __init__(self, store: str | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.store = store
+
+    def serialize(self):
+        """The class path and the arguments."""
+        _, arguments = super().serialize()
+        return "crash_helpers.StepsInStore", {"store": self.store, **arguments}
+
+
 class FailingSteps(Steps):
     """Fails half way in the first attempt."""
 

@@ -19,6 +19,7 @@ from async_task_state import (
     JobCallError,
     JobFailedError,
 )
+from async_task_state.clear_choice import Choice
 from async_task_state.operators import RemoteJobOperator
 from async_task_state.testing import run_trigger
 
@@ -79,6 +80,35 @@ async def test_g4_a_users_kill_of_the_worker_cancels_the_job(operator, airflow_s
     with pytest.raises(JobFailedError, match="cancelled by a user"):
         await task
     assert (service.count("cancel"), service.running) == (1, [])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kept", [True, False])
+async def test_g4_a_user_who_keeps_the_state_at_a_clear_has_the_job_go_on(
+    operator, airflow_says, kept, monkeypatch
+):
+    asked = []
+
+    async def choice_at_clear(scope, attempt, begun, look):
+        asked.append(attempt)
+        return Choice(attempt, kept, at_work=True)
+
+    monkeypatch.setattr("async_task_state.operators.choice_at_clear", choice_at_clear)
+    airflow_says("restarting")
+    service.polls = None
+    running = operator()
+    task = asyncio.create_task(running.aexecute({}))
+    await polled()
+    running.on_kill()
+    await until(lambda: asked == [2])
+    if kept:
+        await polled()
+        service.polls = 0
+        assert await task == {"rows": 7}
+    else:
+        with pytest.raises(JobFailedError, match="cancelled by a user"):
+            await task
+    assert service.count("cancel") == (not kept)
 
 
 @pytest.mark.asyncio
