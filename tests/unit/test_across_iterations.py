@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,8 @@ from async_task_state import (
     task_state,
     task_state_sync,
 )
+from async_task_state.clear_choice import Choice
+from async_task_state.codec import encode_json
 from async_task_state.testing import run_trigger
 from async_task_state.triggers import CheckpointTrigger
 
@@ -137,6 +140,75 @@ async def test_a_clear_of_the_first_iteration_starts_it_over_once(dsn, on_clear)
     # Those that a cleared loop makes again are in a region of their own.
     with iteration(1, made=4, region=REMADE):
         assert await add(dsn, "1") == (4, False, [*left, "0 cleared", "goes on", "1"])
+
+
+@pytest.fixture
+def keeps(monkeypatch):
+    """The user who has cleared the first iteration before its second attempt keeps its state."""
+
+    async def look(key):
+        return encode_json(Choice(2, kept=True, at_work=False).value)
+
+    monkeypatch.setattr("async_task_state.clear_choice.asks_at_clear", lambda: True)
+    monkeypatch.setattr("async_task_state.clear_choice._look", look)
+
+
+@pytest.mark.usefixtures("keeps")
+@pytest.mark.parametrize("attempt", [2, 3], ids=["at-once", "after-a-retry"])
+async def test_g4_a_user_who_keeps_the_first_iterations_state_keeps_this_one(dsn, attempt):
+    for index in range(2):
+        with iteration(index, made=index + 1):
+            await add(dsn, index)
+    with iteration(0, made=3, attempt=attempt, max_tries=2):
+        async with task_state(store=dsn) as own:
+            await own.set("mine", 0)
+        assert await add(dsn, "0 kept") == (3, True, [0, 1, "0 kept"])
+    with iteration(0, made=4, attempt=4, max_tries=4):
+        assert await add(dsn, "0 cleared") == (4, True, ["0 cleared"])
+
+
+class Adds(CheckpointTrigger):
+    """Opens both states."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.store = store
+
+    def serialize(self):
+        return f"{__name__}.Adds", {"store": self.store}
+
+    async def run_with_state(self, state):
+        async with self.task_state(across_iterations=True) as over:
+            await over.set("seen", [*await over.get("seen", []), state.attempt])
+            yield TriggerEvent([state.cleared, await over.get("seen")])
+
+
+def defer_and_run(store, made, attempt, max_tries):
+    with iteration(0, made, attempt, max_tries=max_tries):
+        Adds(store).serialize()
+    trigger = Adds(store)
+    trigger.task_instance = SimpleNamespace(
+        id=UUID(int=made << 80 | 7 << 76 | 2 << 62),
+        dag_id="dag",
+        run_id="run",
+        task_id="task",
+        map_index=-1,
+        region_id=REGION,
+        region_index=0,
+        try_number=attempt,
+    )
+
+    async def events():
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(events())
+
+
+@pytest.mark.usefixtures("keeps")
+def test_g4_a_trigger_keeps_it_as_well(dsn):
+    assert defer_and_run(dsn, 1, 1, 1) == [[False, [1]]]
+    assert defer_and_run(dsn, 2, 2, 2) == [[True, [1, 2]]]
+    assert defer_and_run(dsn, 3, 3, 3) == [[True, [3]]]
 
 
 async def test_a_clear_is_known_though_the_first_iteration_has_never_opened_it(dsn):
