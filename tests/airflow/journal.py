@@ -17,6 +17,11 @@ NOISE = 1.0
 """What a loaded machine may add to it."""
 
 
+def says_moved(log: str) -> bool:
+    """Whether a task's log says that a trigger of it was moved: it finds out, or Airflow 3.4 drops it before it can."""
+    return "taken over" in log or "reassigned" in log
+
+
 class Journal:
     """The lines that the tasks and triggers of one run appended to a file."""
 

@@ -8,6 +8,7 @@ from itertools import count
 
 import pytest
 from jobserver import JobServer
+from journal import says_moved
 
 EVERYWHERE = pytest.mark.parametrize("dag_id", ["job_deferred", "job_here"])
 
@@ -95,7 +96,7 @@ def test_g4_a_trigger_that_was_moved_does_not_cancel_its_job(airflow, server, be
     run.wait_for("poll", 3)
     frozen.thaw()
     airflow.wait(
-        lambda: "taken over" in airflow.task_log("job_deferred", run.id), "the first one has not noticed", 60
+        lambda: says_moved(airflow.task_log("job_deferred", run.id)), "the first one has not noticed", 60
     )
     server.end(run.name)
     run.wait_for_end()
