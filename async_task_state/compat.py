@@ -17,6 +17,7 @@ __all__ = [
     "asks_at_clear",
     "config_with",
     "confirms_events",
+    "current_rows",
     "has_task_store",
     "index_over_iterations",
     "iteration_of",
@@ -72,6 +73,17 @@ def iteration_of(task_instance: Any, context: Mapping[str, Any] | None = None) -
         return int(loop.index)
     index, region = place_in_region(task_instance)
     return index if region is not None and index_over_iterations(task_instance) == -1 else None
+
+
+def current_rows(model: Any, region: UUID | None) -> list[Any]:
+    """Conditions for rows of Airflow's table of task instances, which since 3.4 keeps attempts that are over beside the last.
+
+    Args:
+        model: Of that table.
+        region: The only one that is wanted; None takes any.
+    """
+    conditions = [model.working_set.is_(True)] if hasattr(model, "working_set") else []
+    return conditions if region is None else [*conditions, model.region_id == region]
 
 
 def has_task_store() -> bool:

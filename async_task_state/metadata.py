@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from async_task_state.compat import current_rows
 from async_task_state.runs import Run, run_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def task_states(scope: TaskScope, *, all_indexes: bool) -> list[tuple[int, str |
         TaskInstance.dag_id == scope.dag_id,
         TaskInstance.run_id == scope.run_id,
         TaskInstance.task_id == scope.task_id,
+        *current_rows(TaskInstance, scope.region_id),
     )
     if not all_indexes:
         query = query.where(TaskInstance.map_index == scope.map_index)

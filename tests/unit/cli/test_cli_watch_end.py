@@ -59,15 +59,22 @@ def airflow_has(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{path}")
 
     def has(task_id, *states):
+        from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415 - takes two seconds
+
+        keeps_attempts = hasattr(TaskInstance, "working_set")
         with closing(sqlite3.connect(path)) as db, db:
-            columns = "dag_id, run_id, task_id, map_index, state"
+            index = "region_index" if keeps_attempts else "map_index"
+            columns = f"dag_id, run_id, task_id, {index}, state, working_set"
             db.execute(f"CREATE TABLE IF NOT EXISTS task_instance ({columns})")
             db.execute("DELETE FROM task_instance WHERE task_id = ?", (task_id,))
             rows = enumerate(states) if len(states) > 1 else [(-1, states[0])]
             db.executemany(
-                "INSERT INTO task_instance VALUES ('dag', 'run', ?, ?, ?)",
+                "INSERT INTO task_instance VALUES ('dag', 'run', ?, ?, ?, 1)",
                 [(task_id, index, state) for index, state in rows],
             )
+            if keeps_attempts:
+                over = "INSERT INTO task_instance VALUES ('dag', 'run', ?, -1, 'up_for_retry', 0)"
+                db.execute(over, (task_id,))
 
     return has
 
