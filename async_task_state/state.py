@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
-from async_task_state.clear_choice import choice_at_clear
 from async_task_state.codec import CLEARED, MAX_TRIES, encode_changes, is_of_author
 from async_task_state.compat import asks_at_clear
 from async_task_state.errors import InvalidArgumentError, NoScopeError
@@ -283,6 +282,8 @@ class TaskState(State):
         else:
             may_be_cleared = noted != str(self._max_tries)
         if may_be_cleared:
+            from async_task_state.clear_choice import choice_at_clear  # noqa: PLC0415 - few clears, and it takes 2 ms
+
             tried = self._attempt if self._tried is None else self._tried
             self._choice = await choice_at_clear(self._task, tried, self._begun, look)
 
