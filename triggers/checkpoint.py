@@ -104,7 +104,8 @@ class CheckpointTrigger(BaseTrigger):
         A clear is followed by one call, whichever process finds it first: by this trigger when Airflow kills it, else by
         the next trigger of the same class that the task defers to, before that one runs. The call may be made twice
         where a process dies, or a trigger is moved, during it. Where `on_clear` is "resume" a clear is followed by
-        none, because the task goes on with what it has left. A task that is marked as failed or as successful has
+        none, because the task goes on with what it has left; nor where a user of Airflow 3.4 keeps the state at the clear,
+        unless Airflow kills this trigger before the next attempt opens the state. A task that is marked as failed or as successful has
         no next trigger: where no triggerer is alive then, the call is made after the next clear, if there is one.
 
         Not called when the trigger was only moved to another triggerer, which Airflow's `on_kill` cannot tell apart, nor

@@ -12,6 +12,7 @@ from async_task_state import TaskScope
 from async_task_state.clear_choice import Choice
 from async_task_state.clear_notes import NotesOfClears, choices_in
 from async_task_state.compat import asks_at_clear
+from async_task_state.plugin import AsyncTaskStatePlugin, notes_of_clears
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +124,12 @@ async def test_a_note_that_cannot_be_made_is_said_in_the_log_and_fails_no_clear(
         assert await server.ask(NotesOfClears(server, write)) == (200, b"{}")
     assert "not noted" in caplog.text
     assert "the database is away" in caplog.text
+
+
+def test_the_plugin_brings_it_where_airflow_asks():
+    middlewares = [each["middleware"](None) for each in AsyncTaskStatePlugin.fastapi_root_middlewares]
+    assert [type(each) for each in middlewares] == [NotesOfClears] * asks_at_clear()
+    assert type(notes_of_clears(None)) is NotesOfClears
 
 
 @pytest.mark.skipif(not asks_at_clear(), reason="Airflow asks since 3.4")
