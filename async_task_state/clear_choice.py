@@ -19,7 +19,7 @@ from async_task_state.scopes import running_task
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from async_task_state.scopes import TaskScope
+    from async_task_state.scopes import RunningTask, TaskScope
 
 __all__ = ["CHOICE", "Choice", "choice_at_clear"]
 
@@ -69,7 +69,11 @@ class Choice:
 
 
 async def choice_at_clear(
-    scope: TaskScope, attempt: int, begun: int | None, look: Callable[[str], Awaitable[str | None]] | None
+    scope: TaskScope,
+    attempt: int,
+    begun: int | None,
+    look: Callable[[str], Awaitable[str | None]] | None = None,
+    running: RunningTask | None = None,
 ) -> Choice | None:
     """What the user has chosen who has cleared a task; None where nobody was asked, or Airflow does not say.
 
@@ -78,11 +82,13 @@ async def choice_at_clear(
         attempt: The attempt that runs.
         begun: The attempt that the last clear has begun, as far as that is known.
         look: Reads a key of Airflow's store, where the state is kept there.
+        running: The task that asks, where it defers, and so runs no more; None is the one that runs here.
     """
-    if not (_may_ask(scope) if look is None else asks_at_clear()):
+    running = running_task() if running is None else running
+    if not (_may_ask(scope, running) if look is None else asks_at_clear()):
         return None
     try:
-        text = await (_look(CHOICE) if look is None else look(CHOICE))
+        text = await (_look(running, CHOICE) if look is None else look(CHOICE))
     except AsyncTaskStateError as error:
         log.warning(
             "a user has cleared %s, and Airflow does not say whether its state is to be kept (%s): on_clear decides",
@@ -94,17 +100,15 @@ async def choice_at_clear(
     return choice if choice is not None and choice.is_of(attempt, begun) else None
 
 
-async def _look(key: str) -> str | None:
+async def _look(running: RunningTask | None, key: str) -> str | None:
     from async_task_state.stores.airflow import AirflowStore, channel_for  # noqa: PLC0415 - loads for 15 ms
 
-    running = running_task()
-    return (
-        None if running is None else await AirflowStore(running.scope, channel_for(running.scope)).look(key)
-    )
+    if running is None:
+        return None
+    return await AirflowStore(running.scope, channel_for(running.scope, running)).look(key)
 
 
-def _may_ask(scope: TaskScope) -> bool:
-    running = running_task()
+def _may_ask(scope: TaskScope, running: RunningTask | None) -> bool:
     if running is None or not asks_at_clear():
         return False
     if scope != running.scope and (running.over is None or scope != running.over.scope):

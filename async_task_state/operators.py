@@ -375,7 +375,7 @@ class RemoteJobOperator(BaseOperator):
         task_state = await state_in_airflow(state.scope, patience=WORKER_SECONDS)
         resumes = after_clear() == "resume"
         if task_state == "restarting" and not resumes:
-            choice = await choice_at_clear(state.scope, state.attempt + 1, None, None)
+            choice = await choice_at_clear(state.scope, state.attempt + 1, None)
             resumes = choice is not None and choice.kept
         killed = is_users_kill(task_state, doubtful=False, resumes=resumes)
         what = "cancelling the job" if killed else "the job goes on"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -216,7 +216,7 @@ class RunningTask:
     Airflow 3.4 `over` is the same for the state over all iterations: its holders are told apart by `run`, because each
     iteration counts its attempts from 1, and only the first iteration's clear is one of the whole. `begun` is the attempt
     that the last clear has begun, the first one without a clear, as far as the number of tries tells; that number and
-    `retries` come from two readings of the DAG.
+    `retries` come from two readings of the DAG. `task_store` is the task's accessor of Airflow's own store.
     """
 
     scope: TaskScope
@@ -226,6 +226,7 @@ class RunningTask:
     after_clear: bool = False
     over: RunningTask | None = None
     begun: int | None = None
+    task_store: Any = field(default=None, compare=False, repr=False)
 
 
 def running_task() -> RunningTask | None:
@@ -244,7 +245,8 @@ def running_task() -> RunningTask | None:
     begun = _begun(ti, max_tries)
     after_clear = attempt > 1 and attempt == begun
     over = over_iterations(ti, run, context, max_tries=max_tries, after_clear=after_clear)
-    return RunningTask(TaskScope.from_airflow(ti), attempt, max_tries, run, after_clear, over, begun)
+    store = context.get("task_state_store")
+    return RunningTask(TaskScope.from_airflow(ti), attempt, max_tries, run, after_clear, over, begun, store)
 
 
 def over_iterations(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from async_task_state.clear_choice import Choice
     from async_task_state.pending import Pending
+    from async_task_state.scopes import RunningTask
     from async_task_state.settings import Settings
     from async_task_state.stores import Change, Store
     from async_task_state.stores.airflow import Channel
@@ -191,6 +192,9 @@ class TaskState(State):
         on_clear: As for `task_state`.
         max_tries: Of the running task, by which a clear is known; None in a trigger.
         after_clear: Whether this is the first attempt after a clear, which is known so where Airflow has deleted the rest.
+        begun: The attempt that the last clear has begun, as for `RunningTask`.
+        tried: The task's attempt, where the state counts others.
+        deferring: The task that defers, where it opens the state; it runs no more then.
         trigger: The class path of the trigger that the task is deferred to, where a clear owes it a call of `on_user_kill`.
         on_open: Awaited with this when it was opened for the first time, before the body.
         **options: Those of every state.
@@ -205,6 +209,7 @@ class TaskState(State):
         after_clear: bool = False,
         begun: int | None = None,
         tried: int | None = None,
+        deferring: RunningTask | None = None,
         trigger: str | None = None,
         on_open: Callable[[TaskState], Awaitable[None]] | None = None,
         **options: Any,
@@ -222,6 +227,7 @@ class TaskState(State):
         self._after_clear = after_clear
         self._begun = begun
         self._tried = tried
+        self._deferring = deferring
         self._trigger = trigger
         self._on_open = on_open
         self._cleared = False
@@ -285,7 +291,7 @@ class TaskState(State):
             from async_task_state.clear_choice import choice_at_clear  # noqa: PLC0415 - few clears, and it takes 2 ms
 
             tried = self._attempt if self._tried is None else self._tried
-            self._choice = await choice_at_clear(self._task, tried, self._begun, look)
+            self._choice = await choice_at_clear(self._task, tried, self._begun, look, self._deferring)
 
     def _begin(self, values: dict[str, str]) -> None:
         self._resumed = any(map(is_of_author, values))

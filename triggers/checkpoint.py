@@ -161,7 +161,7 @@ class CheckpointTrigger(BaseTrigger):
         if store == AIRFLOW:
             if whose.attempt is None:
                 raise no_state_across_iterations()
-            store = trigger_channel(self, whose.scope)
+            store = trigger_channel(self, whose)
         return TaskState(
             whose.scope,
             attempt=whose.attempt,
@@ -172,6 +172,7 @@ class CheckpointTrigger(BaseTrigger):
             on_clear=self.on_clear,
             max_tries=whose.max_tries,
             begun=whose.begun,
+            deferring=whose,
             trigger=class_path if is_owed else None,
             **options,
         )

@@ -33,7 +33,7 @@ from async_task_state.settings import NEVER_EXPIRE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from async_task_state.scopes import Scope
+    from async_task_state.scopes import RunningTask, Scope
     from async_task_state.stores import Batch
 
 __all__ = [
@@ -200,8 +200,12 @@ class _SaveFirst:
         self.on_kill()
 
 
-def channel_for(scope: Scope) -> Channel:
+def channel_for(scope: Scope, running: RunningTask | None = None) -> Channel:
     """The way to a scope's keys from where this is called.
+
+    Args:
+        scope: Whose keys.
+        running: A task that defers, and so runs no more; None is the one that runs here.
 
     Raises:
         SettingsError: There is none: from a deferrable trigger, from another task, or from outside Airflow.
@@ -219,7 +223,7 @@ def channel_for(scope: Scope) -> Channel:
         raise SettingsError(
             f"the dsn airflow: is for Airflow's own processes, and none runs here; {_INSTEAD}"
         )
-    running = running_task()
+    running = running_task() if running is None else running
     if isinstance(scope, AssetScope):
         accessor = AssetStateStoreAccessor(**({"name": scope.name} if scope.name else {"uri": scope.uri}))
         way = TriggererChannel if running is None else TaskChannel
@@ -235,17 +239,15 @@ def channel_for(scope: Scope) -> Channel:
         raise SettingsError(
             f"the dsn airflow: keeps the state of the running task, {running.scope}, and not of {scope}; {_INSTEAD}"
         )
-    from airflow.sdk import get_current_context  # noqa: PLC0415 - loaded by now
-
-    return TaskChannel(get_current_context()["task_state_store"], expires=True)
+    return TaskChannel(running.task_store, expires=True)
 
 
-def trigger_channel(trigger: Any, scope: Scope) -> Channel:
+def trigger_channel(trigger: Any, whose: RunningTask) -> Channel:
     """The way to a trigger's task's keys, where Airflow gives triggers one.
 
     Args:
         trigger: In a triggerer, or in the task that defers to it.
-        scope: The task.
+        whose: The task.
 
     Raises:
         SettingsError: This Airflow does not.
@@ -256,7 +258,9 @@ def trigger_channel(trigger: Any, scope: Scope) -> Channel:
             f" {_INSTEAD}"
         )
     accessor = task_store_of(trigger)
-    return channel_for(scope) if accessor is None else TriggererChannel(accessor, expires=True)
+    if accessor is None:
+        return channel_for(whose.scope, whose)
+    return TriggererChannel(accessor, expires=True)
 
 
 def no_state_across_iterations() -> SettingsError:

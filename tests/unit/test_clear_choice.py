@@ -45,7 +45,7 @@ def airflow(monkeypatch, scope):
     airflow = Airflow()
     monkeypatch.setattr("async_task_state.clear_choice.asks_at_clear", lambda: True)
     monkeypatch.setattr("async_task_state.clear_choice.running_task", lambda: RunningTask(scope, 1, 1))
-    monkeypatch.setattr("async_task_state.stores.airflow.channel_for", lambda _: airflow)
+    monkeypatch.setattr("async_task_state.stores.airflow.channel_for", lambda *_: airflow)
     return airflow
 
 

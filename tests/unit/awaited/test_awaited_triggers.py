@@ -103,7 +103,9 @@ def defer():
     """What a task's process does, without an event loop."""
     on = Context(ti=task(), task=SimpleNamespace(on_kill=None), task_state_store=accessor())
     with set_current_context(on):
-        Pages().serialize()
+        pages = Pages()
+    # Airflow has the task run no more by then.
+    pages.serialize()
 
 
 async def trigger():

@@ -89,7 +89,7 @@ async def test_g4_a_user_who_keeps_the_state_at_a_clear_has_the_job_go_on(
 ):
     asked = []
 
-    async def choice_at_clear(scope, attempt, begun, look):
+    async def choice_at_clear(scope, attempt, begun):
         asked.append(attempt)
         return Choice(attempt, kept, at_work=True)
 
