@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 from contextlib import redirect_stdout
@@ -89,9 +90,12 @@ class Instances:
 
 def _import_airflow() -> str | None:
     try:
-        from airflow.configuration import conf  # noqa: PLC0415 - takes two seconds
+        from airflow import settings  # noqa: PLC0415 - takes two seconds
+        from airflow.configuration import conf  # noqa: PLC0415
         from airflow.models import taskinstance  # noqa: F401, PLC0415
 
+        # It complains of a question that is not answered yet.
+        atexit.unregister(settings.dispose_orm)
         return _missing(conf.get("database", "sql_alchemy_conn"))
     except Exception as error:  # noqa: BLE001 - Airflow's, whatever it is
         return f"Airflow cannot be imported ({type(error).__name__})"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import sqlite3
 from contextlib import closing
 
@@ -280,6 +281,36 @@ def test_watch_goes_on_while_airflows_database_does_not_answer(run, fill, airflo
     assert set(err.splitlines()) <= {
         "when the task ends is not known here: Airflow's database does not answer (ConnectionError); Ctrl-C ends this"
     }
+
+
+HANGING = """
+import sqlite3, sys, time
+
+connect = sqlite3.connect
+
+
+def hang(path, **options):
+    if "hanging" in str(path):
+        print("connecting", file=sys.stderr, flush=True)
+        time.sleep(600)
+    return connect(path, **options)
+
+
+sqlite3.connect = sqlite3.dbapi2.connect = hang
+"""
+
+
+def test_watch_ends_quietly_while_airflows_database_hangs(start, fill, tmp_path):
+    (tmp_path / "hanging.db").touch()
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    address = f"sqlite:///{tmp_path}/hanging.db"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address}
+    fill(done=3)
+    watch = start("watch", *IDS, "--interval", "0.02", env=env)
+    assert watch.stderr.readline() == "connecting\n"
+    watch.send_signal(signal.SIGINT)
+    assert rest_of(watch)[1] == ""
+    assert watch.returncode == 0
 
 
 # where Airflow's database is not at hand
