@@ -36,7 +36,8 @@ class Countdown:
             self.left -= 1
             if self.left < 0:
                 sys.setprofile(None)
-                signal.raise_signal(signal.SIGALRM)
+                # As Python does, of the code that is interrupted.
+                signal.getsignal(signal.SIGALRM)(signal.SIGALRM, frame)
 
 
 def raise_alarm(number, frame):
@@ -50,6 +51,8 @@ def _alarms(monkeypatch):
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Python itself loses what is raised in __del__, as in that of an event loop of an earlier test.
     gc.disable()
+    # As of an execution_timeout that is far away.
+    signal.setitimer(signal.ITIMER_REAL, 3600)
     yield
     gc.enable()
     sys.setprofile(None)
