@@ -1,17 +1,18 @@
-"""Alarms in callbacks of an event loop, which reports what is raised there and goes on."""
+"""Alarms in an event loop: in its callbacks, where it reports what is raised and goes on, and in its own code."""
 
 from __future__ import annotations
 
 import functools
 import signal
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import asyncio
+    from collections.abc import Callable
+    from types import FrameType
 
-__all__ = ["alarms_outside_of_loop", "despite_alarms"]
+__all__ = ["despite_alarms", "run_forever"]
 
 P = ParamSpec("P")
 
@@ -47,32 +48,28 @@ def despite_alarms(call: Callable[P, None]) -> Callable[P, None]:
     return call_whole
 
 
-@contextmanager
-def alarms_outside_of_loop(end_soon: Callable[[], object]) -> Iterator[None]:
-    """While an event loop runs in this block, let no alarm be raised in the loop's own code, which it would leave running.
+def run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run an event loop until it is stopped, and let no alarm be raised in the loop's own code, which it would leave running.
 
-    Code that the loop calls is interrupted as ever.
-
-    Args:
-        end_soon: Called when an alarm goes off within the loop's own code, to make the block end; it goes off again then.
+    An alarm that goes off there stops the loop and goes off again then. Code that the loop calls is interrupted as ever.
     """
     # To look at the timer first costs a tenth of what it takes to set a handler.
     if signal.getitimer(signal.ITIMER_REAL)[0] == 0 or not _may_be_an_alarm():
-        yield
+        loop.run_forever()
         return
     handler: Any = signal.getsignal(signal.SIGALRM)
     held: list[int] = []
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if frame is not None and frame.f_globals.get("__name__", "").startswith(OF_LOOP):
             held.append(number)
-            end_soon()
+            loop.call_soon_threadsafe(loop.stop)
         else:
             handler(number, frame)
 
     signal.signal(signal.SIGALRM, handle)
     try:
-        yield
+        loop.run_forever()
     finally:
         signal.signal(signal.SIGALRM, handler)
         if held:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
-from async_task_state.alarms import alarms_outside_of_loop, despite_alarms
+from async_task_state.alarms import despite_alarms, run_forever
 from async_task_state.errors import EventLoopRunningError, StateNotOpenError, WithNeededError
 from async_task_state.state import AssetState, TaskState, asset_state, task_state
 
@@ -246,12 +245,10 @@ class SyncState(Generic[H]):
         Not `run_until_complete`: it never returns where an alarm is raised in the callback that ends it.
         """
         stop = despite_alarms(lambda _: loop.stop())
-        end_soon = partial(loop.call_soon_threadsafe, loop.stop)
         task.add_done_callback(stop)
         try:
             while not task.done() and self._alarm is None:
-                with alarms_outside_of_loop(end_soon):
-                    loop.run_forever()
+                run_forever(loop)
         finally:
             task.remove_done_callback(stop)
         alarm, self._alarm = self._alarm, None

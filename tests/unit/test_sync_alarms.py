@@ -51,8 +51,6 @@ def _alarms(monkeypatch):
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Python itself loses what is raised in __del__, as in that of an event loop of an earlier test.
     gc.disable()
-    # As of an execution_timeout that is far away.
-    signal.setitimer(signal.ITIMER_REAL, 3600)
     yield
     gc.enable()
     sys.setprofile(None)
@@ -68,6 +66,8 @@ def _alarms(monkeypatch):
 def test_g6_a_blocking_call_ends_and_the_alarm_arrives_whenever_it_comes(call):
     for points in itertools.count():
         countdown = Countdown(points)
+        # As of an execution_timeout that is far away.
+        signal.setitimer(signal.ITIMER_REAL, 3600)
         with SyncTaskState(
             TaskState(TaskScope("dag", "run", str(points)), store=SETTINGS.dsn, settings=SETTINGS)
         ) as state:
