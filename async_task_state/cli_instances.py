@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from async_task_state.configuration import plain_config
-from async_task_state.metadata import task_states
+from async_task_state.metadata import loop_goes_on, task_states
 from async_task_state.text import plain
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Instances:
         self._interval = max(LEAST_SECONDS, interval)
         self._found: Sequence[tuple[int, str | None]] = ()
         self._was_there = False
+        self._has_ended = False
         self._stopped = threading.Event()
 
     @property
@@ -57,8 +58,8 @@ class Instances:
 
     @property
     def ended(self) -> bool:
-        """Whether none of them can do anything more, until a user clears one."""
-        return self._was_there and all(state in ENDED for _, state in self._found)
+        """Whether none of them can do anything more, until a user clears one, and none can follow."""
+        return self._has_ended
 
     def begin(self) -> None:
         """Import what is needed, which takes two seconds, and ask from now on."""
@@ -78,14 +79,20 @@ class Instances:
     def _go_on(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._found = task_states(self._scope, all_indexes=self._all_indexes)
+                self._look()
             except Exception as error:  # noqa: BLE001 - Airflow's and SQLAlchemy's, whatever it is
                 # Not what it says, in which there may be an address with a password.
                 self.unknown = f"Airflow's database does not answer ({type(error).__name__})"
             else:
                 self.unknown = None
-                self._was_there = self._was_there or bool(self._found)
             self._stopped.wait(self._interval)
+
+    def _look(self) -> None:
+        self._found = task_states(self._scope, all_indexes=self._all_indexes)
+        self._was_there = self._was_there or bool(self._found)
+        ended = self._was_there and all(state in ENDED for _, state in self._found)
+        # Of one iteration none follows.
+        self._has_ended = ended and not (self._all_indexes and loop_goes_on(self._scope, ENDED))
 
 
 def _import_airflow() -> str | None:

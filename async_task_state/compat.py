@@ -18,6 +18,7 @@ __all__ = [
     "config_with",
     "confirms_events",
     "current_rows",
+    "gates_of_loops",
     "has_task_store",
     "index_over_iterations",
     "iteration_of",
@@ -31,6 +32,7 @@ __all__ = [
 
 DAG_PARSERS: Final = frozenset({"airflow.dag_processing.dagbag", "airflow.models.dagbag"})
 """The modules that run DAG files; which of the two depends on the version."""
+LOOP_GATE: Final = "LoopGateOperator"
 NO_REGION: Final = UUID(int=0)
 
 
@@ -84,6 +86,14 @@ def current_rows(model: Any, region: UUID | None) -> list[Any]:
     """
     conditions = [model.working_set.is_(True)] if hasattr(model, "working_set") else []
     return conditions if region is None else [*conditions, model.region_id == region]
+
+
+def gates_of_loops(model: Any) -> list[Any] | None:
+    """Conditions for the rows of that table that decide whether a loop makes another iteration; None before 3.4.
+
+    A gate ends in the transaction that makes the next iteration, of which it has one as well.
+    """
+    return [model.operator == LOOP_GATE] if hasattr(model, "region_id") else None
 
 
 def has_task_store() -> bool:

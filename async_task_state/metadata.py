@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from async_task_state.compat import current_rows
+from async_task_state.compat import NO_REGION, current_rows, gates_of_loops
 from async_task_state.runs import Run, run_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from async_task_state.scopes import TaskScope
 
-__all__ = ["asset_name", "asset_name_query", "run_in", "run_in_awaited", "task_states"]
+__all__ = ["asset_name", "asset_name_query", "loop_goes_on", "run_in", "run_in_awaited", "task_states"]
 
 
 def asset_name(asset_id: int) -> str | None:
@@ -65,6 +67,31 @@ def task_states(scope: TaskScope, *, all_indexes: bool) -> list[tuple[int, str |
     with create_session() as session:
         rows = session.execute(query).all()
     return [(index, None if state is None else str(state)) for index, state in rows]
+
+
+def loop_goes_on(scope: TaskScope, ended: Collection[str]) -> bool:
+    """Whether a task may have another iteration, because it is in a region and a loop of its run has not ended.
+
+    Args:
+        scope: The task.
+        ended: The states of what has ended.
+    """
+    from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415 - a worker has no database
+    from airflow.utils.session import create_session  # noqa: PLC0415 - a worker has no database
+    from sqlalchemy import or_, select  # noqa: PLC0415 - a worker has no database
+
+    model: Any = TaskInstance
+    gates = gates_of_loops(model)
+    if gates is None:
+        return False
+    of_run = [model.dag_id == scope.dag_id, model.run_id == scope.run_id, *current_rows(model, None)]
+    in_region = [model.task_id == scope.task_id, model.region_id != NO_REGION]
+    at_work = [*gates, or_(model.state.is_(None), model.state.not_in(ended))]
+    with create_session() as session:
+        return all(
+            session.execute(select(model.id).where(*of_run, *conditions).limit(1)).first() is not None
+            for conditions in (in_region, at_work)
+        )
 
 
 def _run_query(scope: TaskScope) -> Any:

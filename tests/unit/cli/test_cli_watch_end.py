@@ -40,7 +40,8 @@ def airflow_says(monkeypatch):
     monkeypatch.setattr("async_task_state.cli_instances._import_airflow", lambda: None)
     monkeypatch.setattr("async_task_state.cli_instances.LEAST_SECONDS", 0.001)
 
-    def says(*answers):
+    def says(*answers, goes_on=()):
+        goes_on = list(goes_on)
         left = list(answers)
 
         def task_states(scope, *, all_indexes):
@@ -49,6 +50,9 @@ def airflow_says(monkeypatch):
             return [each for each in found if all_indexes or each[0] == scope.map_index]
 
         monkeypatch.setattr("async_task_state.cli_instances.task_states", task_states)
+        monkeypatch.setattr(
+            "async_task_state.cli_instances.loop_goes_on", lambda *_: goes_on and goes_on.pop(0)
+        )
 
     return says
 
@@ -66,15 +70,17 @@ def airflow_has(tmp_path, monkeypatch):
         with closing(sqlite3.connect(path)) as db, db:
             index = "region_index" if keeps_attempts else "map_index"
             columns = f"dag_id, run_id, task_id, {index}, state, working_set"
-            db.execute(f"CREATE TABLE IF NOT EXISTS task_instance ({columns})")
+            db.execute(f"CREATE TABLE IF NOT EXISTS task_instance ({columns}, id, region_id, operator)")
             db.execute("DELETE FROM task_instance WHERE task_id = ?", (task_id,))
             rows = enumerate(states) if len(states) > 1 else [(-1, states[0])]
             db.executemany(
-                "INSERT INTO task_instance VALUES ('dag', 'run', ?, ?, ?, 1)",
+                f"INSERT INTO task_instance ({columns}) VALUES ('dag', 'run', ?, ?, ?, 1)",
                 [(task_id, index, state) for index, state in rows],
             )
             if keeps_attempts:
-                over = "INSERT INTO task_instance VALUES ('dag', 'run', ?, -1, 'up_for_retry', 0)"
+                over = (
+                    f"INSERT INTO task_instance ({columns}) VALUES ('dag', 'run', ?, -1, 'up_for_retry', 0)"
+                )
                 db.execute(over, (task_id,))
 
     return has
@@ -239,6 +245,19 @@ def test_watch_of_one_map_index_ends_with_that_one(run, states, airflow_says):
     _, out, err = run("watch", *MANY, "--map-index", "1", "--interval", "0.01", "--json")
     assert json.loads(out.splitlines()[-1])["state"] == "failed"
     assert err == "dag/run/many[1] has ended: failed\n"
+
+
+def test_watch_of_a_task_in_a_loop_ends_with_its_last_iteration(run, states, airflow_says):
+    both = [(0, "success"), (1, "success")]
+    airflow_says([(0, "success")], [(0, "success")], both, goes_on=[True, True, False])
+    _, out, _ = run("watch", *MANY, "--interval", "0.01")
+    assert out.splitlines()[-1] == "dag/run/many has ended: 2 success"
+
+
+def test_watch_of_one_iteration_ends_with_that_one(run, states, airflow_says):
+    airflow_says([(0, "success")], goes_on=[True])
+    _, out, _ = run("watch", *MANY, "--map-index", "0", "--interval", "0.01")
+    assert out.splitlines()[-1] == "dag/run/many[0] has ended: success"
 
 
 def test_watch_ends_with_a_task_that_has_stored_nothing(run, fill, airflow_says):
