@@ -136,6 +136,9 @@ def _indexes(view: WatchedMany, rows: int) -> Iterator[RenderableType]:
     made = table(
         "map", "in Airflow", "attempt", "work set", "", "done", "pace", "failed", right={"map", "failed"}
     )
+    for column in made.columns:
+        # A row of two lines would push the last one out of a terminal. Without its title, the bar's gives way first.
+        column.no_wrap, column.overflow = bool(column.header), "ellipsis"
     for state, work in shown:
         cells = ("", "", Text(counted(state.now.keys, "key")), "", "") if work is None else _cells(work)
         airflows = view.airflow_state(state.scope) or ""

@@ -211,6 +211,25 @@ def test_a_terminal_has_a_row_for_each_map_index_that_it_has_room_for(states, fi
     assert "11" in [line.split()[0] for line in lines]
 
 
+@pytest.mark.parametrize("width", [120, 80])
+def test_a_narrow_terminal_has_room_for_all_map_indexes_together(fill, dsn, width):
+    async def look():
+        store = open_store(dsn)
+        view.take_listing(await store.scopes(Wanted(*MANY)))
+        await store.close()
+
+    for index in range(20):
+        fill(TaskScope(*MANY, index), done=1)
+    view, console = WatchedMany(TaskScope(*MANY), total=1000), Console(width=width)
+    view.instances = [(index, "up_for_retry") for index in range(20)]
+    asyncio.run(look())
+    with console.capture() as captured:
+        console.print(watch_view(view, "a note", 24))
+    lines = captured.get().splitlines()
+    assert len(lines) <= 24
+    assert [line.split()[0] for line in lines[-3:]] == ["all", "and", "a"]
+
+
 # the end of the task
 
 
