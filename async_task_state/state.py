@@ -73,7 +73,8 @@ def task_state(
             has; for a mapped task in a loop one for each map index. Iterations hold it one after the other, and the task
             instance that Airflow has made last is the newest: `attempt` counts them. A clear of the first iteration
             is a clear of this state, one of a later iteration leaves it. Outside of loops, and before Airflow 3.4, it is
-            the task's own state. In a trigger call `self.task_state(across_iterations=True)`.
+            the task's own state; but a mapped task of Airflow 3.4 has one beside it, because its trigger is not told of
+            loops. In a trigger call `self.task_state(across_iterations=True)`.
 
     Raises:
         NoScopeError: No scope was given, no task is running and no state is open; or no task is running, and
