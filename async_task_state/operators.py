@@ -175,7 +175,11 @@ class ProcessFilesOperator(BaseOperator):
         )
         if result["status"] == "failed" and self.on_error == "raise":
             first = "; ".join(f"{failure['file']}: {failure['error']}" for failure in result["failures"])
-            raise AirflowException(plain(f"{counts}: {first}"))
+            raise AirflowException(
+                plain(
+                    f"{counts}; it stopped there, because on_error is 'raise', and files after these are left: {first}"
+                )
+            )
         self.log.info("%s", counts)
         return result
 

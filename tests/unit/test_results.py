@@ -90,7 +90,9 @@ async def test_an_operator_that_collects_succeeds(tmp_path, on_error):
     if on_error == "collect":
         assert operator.execute_complete({}, event) == event
     else:
-        with pytest.raises(Exception, match=r"1 failed.*ValueError: no"):
+        with pytest.raises(
+            Exception, match=r"1 failed.*stopped there.*files after these are left.*ValueError: no"
+        ):
             operator.execute_complete({}, event)
 
 
