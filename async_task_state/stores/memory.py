@@ -205,6 +205,7 @@ class MemoryStore:
         count = len(record.entries)
         record.entries.clear()
         record.hand_over(1, "")
+        record.touched_at = time.time()
         return count
 
     async def purge(self, now: float | None = None) -> int:

@@ -219,7 +219,8 @@ class Statements:
         )
         self.lock = sql(f"SELECT id FROM {{schema}}.scope WHERE {_SCOPE_KEY} FOR UPDATE")
         self.reset = sql(
-            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, run = $3, retry = 0 WHERE id = $1"
+            "UPDATE {schema}.scope SET attempt = 1, epoch = epoch + 1, token = $2, run = $3, retry = 0,"
+            " touched_at = now() WHERE id = $1"
         )
 
 

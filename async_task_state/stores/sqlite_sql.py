@@ -418,6 +418,8 @@ def clear(db: sqlite3.Connection, scope: Scope) -> int | None:
     lease, _ = _find(db, scope)
     if lease is None:
         return None
-    fencing = "UPDATE scope SET attempt = 1, epoch = epoch + 1, token = ?, run = '' WHERE id = ?"
-    db.execute(fencing, (new_token(), lease.scope_id))
+    fencing = (
+        "UPDATE scope SET attempt = 1, epoch = epoch + 1, token = ?, run = '', touched_at = ? WHERE id = ?"
+    )
+    db.execute(fencing, (new_token(), time.time(), lease.scope_id))
     return _delete_entries(db, lease.scope_id)

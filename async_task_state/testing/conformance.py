@@ -327,6 +327,15 @@ class StoreConformance(HolderTests, RetentionTests, RunTests, ScopeTests, WriteT
         assert (await store.acquire(SCOPE, 1)).lease.attempt == 1
 
     @on_its_own
+    async def test_clear_is_a_change(self, store: Store) -> None:
+        """A scope that was cleared has changed then, and not when it was opened before."""
+        await put(store, await hold(store, {"a": "1"}), {"a": "2"})
+        [before] = await store.scopes()
+        await store.clear(SCOPE)
+        [after] = await store.scopes()
+        assert after.updated_at >= before.updated_at
+
+    @on_its_own
     async def test_a_closed_store_opens_again(self, store: Store) -> None:
         """Closing lets go of connections, not of data, and is no error twice or before the first use."""
         await store.close()
