@@ -10,12 +10,17 @@ from async_task_state.scopes import AssetScope
 if TYPE_CHECKING:
     from async_task_state.scopes import Scope
 
-__all__ = ["clear_command", "shell_command"]
+__all__ = ["clear_command", "shell_command", "show_command"]
 
 
 def clear_command(scope: Scope) -> str:
     """The command that removes a state."""
     return shell_command("async-task-state", "clear", *_names(scope))
+
+
+def show_command(scope: Scope) -> str:
+    """The command that prints all of a state."""
+    return shell_command("async-task-state", "show", "--json", *_names(scope))
 
 
 def shell_command(*words: str) -> str:

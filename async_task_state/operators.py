@@ -12,12 +12,14 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException
 
 from async_task_state.clear_choice import choice_at_clear
+from async_task_state.commands import show_command
 from async_task_state.errors import InvalidArgumentError, JobFailedError
 from async_task_state.files import FileWork, load_processor
 from async_task_state.instances import WORKER_SECONDS, is_users_kill, state_in_airflow
 from async_task_state.job_calls import CALLS
 from async_task_state.jobs import JobWork, after_clear
 from async_task_state.places import check_allowed, check_base
+from async_task_state.scopes import TaskScope
 from async_task_state.sources import Source, check_source, plain_place, plain_source
 from async_task_state.state import task_state
 from async_task_state.text import counted, plain
@@ -141,19 +143,22 @@ class ProcessFilesOperator(BaseOperator):
             result = await FileWork(**self._arguments()).run(state)
         return self._finish(result)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take the trigger's event for the result."""
-        self._tell(event)
+        self._tell(event, context.get("ti"))
         return self._finish(event)
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: dict[str, Any], ti: Any) -> None:
         """Say in the worker's log what the trigger's says, which people look at last."""
         if not event["total"]:
             self.log.warning("%s", plain(f"there is no file in {self.source!r}"))
         for failure in event["failures"]:
             self.log.warning("%s", plain(f"{failure['file']!r} failed: {failure['error']}"))
         if (more := event["failed"] - len(event["failures"])) > 0:
-            self.log.warning("%s failed: async-task-state show names them", counted(more, "more file"))
+            command = (
+                "async-task-state show --json" if ti is None else show_command(TaskScope.from_airflow(ti))
+            )
+            self.log.warning("%s failed, which this names: %s", counted(more, "more file"), command)
 
     def _arguments(self) -> dict[str, Any]:
         return {

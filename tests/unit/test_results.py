@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.serde import deserialize, serialize
@@ -100,11 +101,13 @@ def test_the_worker_that_takes_an_event_says_which_files_failed(tmp_path, capsys
     operator = ProcessFilesOperator(task_id="t", source="/in/*.csv", processor="os.stat", on_error="collect")
     event = {"status": "failed", "total": 14, "done": 1, "skipped": 0, "failed": 13, "elapsed": 0.1}
     event["failures"] = [{"file": f"/in/{n}\x1b", "error": "ValueError: no\nmore"} for n in range(10)]
-    operator.execute_complete({}, event)
+    ti = SimpleNamespace(dag_id="my dag", run_id="run", task_id="t", map_index=3)
+    operator.execute_complete({"ti": ti}, event)
     told = capsys.readouterr().out
     for number in range(10):
         assert f"'/in/{number}\\x1b' failed: ValueError: no\\nmore" in told
-    assert "3 more files failed: " in told
+    command = "async-task-state show --json --map-index 3 'my dag' run t"
+    assert f"3 more files failed, which this names: {command}" in told
     assert "1 file done, 0 done before, 13 failed, in 0.1 s" in told
 
 
