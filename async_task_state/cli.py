@@ -47,6 +47,7 @@ INTERRUPTED: Final = 130
 _SCOPE_KEYS: Final = (
     "dag_id, run_id, task_id, map_index, region_id, asset, asset_uri (null where they do not apply)"
 )
+_ATTEMPT: Final = "attempt (null where none has opened it since it was cleared)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +127,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "list",
         _list,
         "list the states, the most recently changed first",
-        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, attempt, epoch (how often it was opened or cleared), keys (how"
+        more=f"As JSON: a list of objects with {_SCOPE_KEYS}, {_ATTEMPT}, epoch (how often it was opened or cleared), keys (how"
         " many), updated_at and position (what --after takes to go on behind it).",
     )
     cli_list.add_arguments(listing)
@@ -134,7 +135,8 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "show",
         _show,
         "show one state: its keys and values, its work sets, the items that failed",
-        more=f"As JSON: an object with {_SCOPE_KEYS}, attempt, epoch, keys, updated_at, values (an object) and work"
+        more=f"As JSON: an object with {_SCOPE_KEYS}, {_ATTEMPT}, epoch, keys, updated_at, holder (the process that opened it"
+        " last: host, pid, attempt, since; null where it is not known), values (an object) and work"
         " (a list of objects with name, done, failed and failures: item, error, tries in all attempts of the task together, and"
         " attempt, the last one that tried it).",
     )
@@ -145,7 +147,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "follow one state, or all of a mapped task, while they change and until the task has ended",
         more="A task has ended when Airflow's database says so; where that cannot be asked here, when all items are"
         " done (--total), or the state was deleted. Ctrl-C ends it, too. As JSON: for each state a line at each look,"
-        f" an object with time, {_SCOPE_KEYS}, state (Airflow's, null where it is not known), attempt, epoch, values (null"
+        f" an object with time, {_SCOPE_KEYS}, state (Airflow's, null where it is not known), {_ATTEMPT}, epoch, values (null"
         " for a mapped task) and work (a list of objects with name, done, failed, total, rate in items a second and seconds_left).",
     )
     add_one(watch, without="all that the task has")
@@ -154,8 +156,8 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
         "--total",
         type=_total,
         metavar="N|KEY",
-        help="how many items each work set shown has, or the key of the state that says it: gives a bar and the time"
-        " left",
+        help="how many items each work set shown has, of a mapped task that of each map index and not of all together;"
+        " or the key of the state that says it: gives a bar and the time left",
     )
     watch.add_argument(
         "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between looks (default: 1)"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from async_task_state.cli_check import absent
 from async_task_state.cli_scope import NotFoundError, find, named
-from async_task_state.cli_views import scope_document, what_is_stored
+from async_task_state.cli_views import known_attempt, scope_document, what_is_stored
+from async_task_state.digests import work_counts
 from async_task_state.scopes import TaskScope
 from async_task_state.stores import Wanted
 from async_task_state.text import counted
@@ -63,12 +64,13 @@ async def _one(dsn: str, store: Store, args: argparse.Namespace) -> Chosen:
     info, snapshot = await find(
         dsn, store, named(args), hint="say --map-index, or --all-map-indexes for all of them"
     )
-    known = isinstance(info.scope, TaskScope) and info.epoch > 0
+    attempt = known_attempt(info.attempt, info.epoch, info.holder)
+    known = isinstance(info.scope, TaskScope) and attempt is not None
     return Chosen(
         [info.scope],
         str(info.scope),
         what_is_stored(snapshot),
-        f"If its attempt {info.attempt} is still at work it is fenced: it can save nothing more."
+        f"If its attempt {attempt} is still at work it is fenced: it can save nothing more."
         if known
         else "Whoever is still at work on it is fenced: it can save nothing more.",
         scope_document(info.scope),
@@ -89,10 +91,12 @@ async def _several(dsn: str, store: Store, args: argparse.Namespace) -> Chosen:
         raise NotFoundError(f"nothing is stored for {name}: see async-task-state list")
     keys, states = counted(sum(info.keys for info in infos), "key"), counted(len(infos), "state")
     tasks = counted(len({info.scope.row[2] for info in infos}), "task")
+    sets = sum(len(work_counts(info.own)) for info in infos)
+    works = f" and {counted(sets, 'work set')}" if sets else ""
     return Chosen(
         [info.scope for info in infos],
         name,
-        f"{keys} and all work sets in {states}{f' of {tasks}' if args.task_id is None else ''}",
+        f"{keys}{works} in {states}{f' of {tasks}' if args.task_id is None else ''}",
         "Whoever is still at work on one of them is fenced: it can save nothing more.",
         {**dict(zip(("dag_id", "run_id", "task_id"), ids, strict=True)), "states": len(infos)},
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from async_task_state.configuration import plain_config
-from async_task_state.metadata import loop_goes_on, task_states
+from async_task_state.metadata import loop_goes_on, task_states, what_is_missing
 from async_task_state.text import plain
 
 if TYPE_CHECKING:
@@ -38,11 +38,13 @@ class Instances:
     Attributes:
         has_begun: Whether anything is asked.
         unknown: Why nothing is known; None while that is not settled, and where the database answers.
+        missing: What Airflow does not know, where the database has answered that there is no such task instance.
     """
 
     def __init__(self, scope: TaskScope, *, all_indexes: bool, interval: float) -> None:
         self.has_begun = False
         self.unknown: str | None = None
+        self.missing: str | None = None
         self._scope = scope
         self._all_indexes = all_indexes
         self._interval = max(LEAST_SECONDS, interval)
@@ -90,6 +92,7 @@ class Instances:
     def _look(self) -> None:
         self._found = task_states(self._scope, all_indexes=self._all_indexes)
         self._was_there = self._was_there or bool(self._found)
+        self.missing = None if self._was_there else what_is_missing(self._scope)
         ended = self._was_there and all(state in ENDED for _, state in self._found)
         # Of one iteration none follows.
         self._has_ended = ended and not (self._all_indexes and loop_goes_on(self._scope, ENDED))

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.measure import Measurement
 from rich.text import Text
 
-from async_task_state.cli_views import ago, info_document, readable, table
+from async_task_state.cli_views import ago, info_document, known_attempt, readable, table
 from async_task_state.digests import work_counts
 from async_task_state.scopes import AssetScope
 from async_task_state.stores import Position, Wanted
@@ -162,19 +162,20 @@ def _names(scope: Scope) -> dict[str, str]:
 
 def _facts(info: ScopeInfo, screen: Screen) -> dict[str, str]:
     shown = ago if screen.is_terminal else readable
-    attempt = (
-        {} if isinstance(info.scope, AssetScope) else {"attempt": str(info.attempt) if info.epoch else ""}
+    attempt = known_attempt(info.attempt, info.epoch, info.holder)
+    attempts = (
+        {} if isinstance(info.scope, AssetScope) else {"attempt": "" if attempt is None else str(attempt)}
     )
     work, holder = work_counts(info.own).values(), info.holder
     return {
-        **attempt,
+        **attempts,
         "keys": f"{info.keys:,}",
         "done": f"{sum(done for done, _ in work):,}" if work else "",
         "failed": f"{sum(failed for _, failed in work):,}" if work else "",
         "changed": shown(info.updated_at),
         "host": "" if holder is None else holder.host,
         "process": "" if holder is None else str(holder.pid),
-        "since": "" if holder is None else shown(holder.since),
+        "last opened": "" if holder is None else shown(holder.since),
     }
 
 
@@ -183,9 +184,12 @@ def _lines(info: ScopeInfo) -> Text:
     holds = [counted(info.keys, "key")]
     for name, (done, failed) in sorted(work_counts(info.own).items()):
         holds.append(f"{plain(name)}: {done:,} done{f', {failed:,} failed' if failed else ''}")
-    who = [] if isinstance(info.scope, AssetScope) or not info.epoch else [f"attempt {info.attempt}"]
+    attempt = known_attempt(info.attempt, info.epoch, info.holder)
+    who = [] if isinstance(info.scope, AssetScope) or attempt is None else [f"attempt {attempt}"]
     if info.holder is not None:
-        who.append(f"process {info.holder.pid} on {plain(info.holder.host)}, opened {ago(info.holder.since)}")
+        who.append(
+            f"last opened by process {info.holder.pid} on {plain(info.holder.host)}, {ago(info.holder.since)}"
+        )
     return Text.assemble(
         (plain(str(info.scope)), "bold"),
         f"\n  {'; '.join(holds)}; changed {ago(info.updated_at)}",

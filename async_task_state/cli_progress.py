@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from async_task_state.cli_views import user_values
+from async_task_state.cli_views import known_attempt, user_values
 from async_task_state.digests import work_counts, work_records
 from async_task_state.scopes import TaskScope
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from async_task_state.scopes import Scope
     from async_task_state.stores import ScopeInfo, Snapshot
 
-__all__ = ["Progress", "Watched", "WatchedMany", "WatchedState", "states_text"]
+__all__ = ["NO_STATE", "Progress", "Watched", "WatchedMany", "WatchedState", "states_text"]
 
 RATE_SECONDS: Final = 30
 """Over how long a rate is taken: long enough to smooth commits, short enough to follow a change."""
@@ -91,14 +91,14 @@ class Progress:
     """What one state holds at one moment.
 
     Args:
-        attempt: Its newest attempt.
+        attempt: Its newest attempt; None where none has opened it since it was cleared.
         epoch: How often it was opened or cleared.
         works: Its work sets.
         values: What its author has set; None where only a listing of many states was read.
         keys: How many that are.
     """
 
-    attempt: int = 0
+    attempt: int | None = None
     epoch: int = -1
     works: list[Watched] = field(default_factory=list)
     values: dict[str, Any] | None = None
@@ -147,13 +147,16 @@ class WatchedState:
         records = work_records(lease.scope, snapshot.entries)
         counts = {name: (each.done, len(each.failures)) for name, each in records.items()}
         works = self._watched(counts, {name: each.failures for name, each in records.items()})
-        self._set(Progress(lease.attempt, lease.epoch, works, values, len(values)), snapshot.entries)
+        attempt = known_attempt(lease.attempt, lease.epoch, snapshot.holder)
+        self._set(Progress(attempt, lease.epoch, works, values, len(values)), snapshot.entries)
 
     def take_counts(self, info: ScopeInfo) -> None:
         """Take in what a listing says of the state."""
         works = self._watched(work_counts(info.own), {})
         self._set(
-            Progress(info.attempt, info.epoch, works, None, info.keys),
+            Progress(
+                known_attempt(info.attempt, info.epoch, info.holder), info.epoch, works, None, info.keys
+            ),
             (info.epoch, info.keys, dict(info.own)),
         )
 
@@ -276,17 +279,31 @@ class WatchedMany:
         found = {state or "none" for known, state in self.instances if known == index}
         return found.pop() if len(found) == 1 else None
 
+    def end(self) -> None:
+        """Take note that nothing of it goes on: what is left has no pace, and takes no time."""
+        for state in self.states.values():
+            state.now = replace(state.now, works=[_ended(work) for work in state.now.works])
+        self.sums = [_ended(work) for work in self.sums]
+
     def bring_back(self) -> bool:
         """Go back to what there was before it was deleted; whether it was."""
         return sum(state.bring_back() for state in self.states.values()) > 0
 
 
+NO_STATE: Final = "no state yet"
+"""Of a task instance that Airflow has not scheduled yet."""
+
+
 def states_text(instances: Iterable[tuple[int, str | None]]) -> str:
     """What Airflow says of task instances, those in the same state counted together."""
-    counts = Counter(state or "none" for _, state in instances)
+    counts = Counter(state or NO_STATE for _, state in instances)
     if sum(counts.values()) == 1:
         return next(iter(counts))
     return ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
+
+
+def _ended(work: Watched) -> Watched:
+    return work if work.left == 0 else replace(work, rate=None)
 
 
 def _by_index(info: ScopeInfo) -> tuple[int, str]:

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, Group
-from rich.pretty import Pretty
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +44,7 @@ __all__ = [
     "holder_document",
     "info_document",
     "iso",
+    "known_attempt",
     "readable",
     "scope_document",
     "state_document",
@@ -58,6 +58,8 @@ __all__ = [
 _TASK_KEYS: Final = ("dag_id", "run_id", "task_id", "map_index", "region_id")
 SHOWN_KEYS: Final = 100
 SHOWN_FAILURES: Final = 10
+SHOWN_CHARS: Final = 200
+"""Of the JSON text of a value."""
 TRIES: Final = "tries, all attempts"
 WIDE: Final = 100_000
 """A width that nothing reaches, so that what is not a terminal gets whole lines."""
@@ -124,7 +126,7 @@ def info_document(info: ScopeInfo) -> dict[str, Any]:
     """A state in a listing."""
     return {
         **scope_document(info.scope),
-        "attempt": info.attempt,
+        "attempt": known_attempt(info.attempt, info.epoch, info.holder),
         "epoch": info.epoch,
         "keys": info.keys,
         "updated_at": iso(info.updated_at),
@@ -174,10 +176,12 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
         changed += f" ({ago(info.updated_at)})"
     parts: list[RenderableType] = [
         Text(plain(str(info.scope)), style="bold"),
-        Text(f"{holder(info.scope, info.attempt, info.epoch)}, changed {changed}"),
+        Text(
+            f"{holder(info.scope, known_attempt(info.attempt, info.epoch, info.holder), info.epoch)}, changed {changed}"
+        ),
         *_held_by(info, screen),
         Text(),
-        *values_view(user_values(snapshot), SHOWN_KEYS, max_string=200),
+        *values_view(user_values(snapshot), SHOWN_KEYS, max_chars=SHOWN_CHARS),
     ]
     records = work_records(snapshot.lease.scope, snapshot.entries)
     if records:
@@ -201,8 +205,8 @@ def state_view(info: ScopeInfo, snapshot: Snapshot, screen: Screen) -> Group:
 def _held_by(info: ScopeInfo, screen: Screen) -> list[Text]:
     if info.holder is None:
         return []
-    since = readable(info.holder.since) + (f" ({ago(info.holder.since)})" if screen.is_terminal else "")
-    return [Text(f"opened by process {info.holder.pid} on host {plain(info.holder.host)}, since {since}")]
+    opened = readable(info.holder.since) + (f" ({ago(info.holder.since)})" if screen.is_terminal else "")
+    return [Text(f"last opened by process {info.holder.pid} on host {plain(info.holder.host)}, {opened}")]
 
 
 def what_is_stored(snapshot: Snapshot) -> str:
@@ -220,12 +224,20 @@ def what_is_stored(snapshot: Snapshot) -> str:
     return ", ".join([keys, *works])
 
 
-def holder(scope: Scope, attempt: int, epoch: int) -> str:
-    """Who has it, or had it last."""
+def known_attempt(attempt: int, epoch: int, holder: Holder | None) -> int | None:
+    """The attempt that a state is of; None where none is known to have opened it since it was made or cleared.
+
+    What is not held has the number 1, so that any attempt may open it.
+    """
+    return None if not epoch or (holder is None and attempt == 1) else attempt
+
+
+def holder(scope: Scope, attempt: int | None, epoch: int) -> str:
+    """Who had it last, and how often it was had."""
     if not epoch:
         return "opened by nobody yet"
     times = f"opened or cleared {counted(epoch, 'time')}"
-    return times if isinstance(scope, AssetScope) else f"attempt {attempt}, {times}"
+    return times if isinstance(scope, AssetScope) or attempt is None else f"attempt {attempt}, {times}"
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
@@ -277,16 +289,24 @@ def clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def values_view(values: dict[str, Any], limit: int, *, max_string: int) -> Iterator[RenderableType]:
+def values_view(values: dict[str, Any], limit: int, *, max_chars: int) -> Iterator[RenderableType]:
     """Keys and their values, of each no more than is worth reading."""
     if not values:
         yield Text("no keys", style="dim")
         return
     keys = table("key", "value")
     for key, value in islice(values.items(), limit):
-        keys.add_row(Text(plain(key)), Pretty(value, max_length=10, max_string=max_string, max_depth=4))
+        keys.add_row(Text(plain(key)), Text(_json_text(value, max_chars), overflow="fold"))
     yield keys
     yield from _rest(len(values), limit)
+
+
+def _json_text(value: Any, max_chars: int) -> str:
+    """A value as JSON, the beginning of one that is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    shown = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text[:max_chars])
+    more = len(text) - max_chars
+    return f"{shown}… and {counted(more, 'more character')}" if more > 0 else shown
 
 
 def _rest(count: int, shown: int) -> list[Text]:

@@ -77,8 +77,11 @@ async def _follow(
         unknown = "" if instances is None else instances.unknown
         end = _of_task(view) if ended else _of_state(view) if unknown is not None else None
         fresh = note is None
+        if note is not None and not view.states and instances is not None and instances.missing is not None:
+            note = f"{note}; Airflow knows {instances.missing}"
         if end is not None:
             note = None
+            view.end()
         elif fresh and unknown and until is None:
             note = f"when the task ends is not known here: {unknown}; Ctrl-C ends this"
         write(view, note, fresh or (end is not None and bool(view.states)))

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from async_task_state.cli_progress import states_text
+from async_task_state.cli_progress import NO_STATE, states_text
 from async_task_state.cli_views import by_item, clock, failed_text, holder, readable, table, values_view
 from async_task_state.items import shown_item
 from async_task_state.text import counted, plain
@@ -36,23 +36,30 @@ class Lines:
     """The lines of each look: of a mapped task one for each index that has changed, and one for all together."""
 
     def __init__(self) -> None:
-        self._last: dict[Scope, list[str]] = {}
+        self._last: dict[Scope, object] = {}
 
     def of(self, view: WatchedMany) -> Iterator[Text]:
         """The lines of one look."""
         at = readable(time.time())
         for scope, state in view.states.items():
-            said = list(_state_lines(view, state))
-            if view.is_mapped and self._last.get(scope) == said:
+            facts = _facts(state)
+            if view.is_mapped and self._last.get(scope) == facts:
                 continue
-            self._last[scope] = said
-            yield from (Text(f"{at}  {line}") for line in said)
+            self._last[scope] = facts
+            yield from (Text(f"{at}  {line}") for line in _state_lines(view, state))
         if view.is_mapped:
             together = f"all {counted(len(view.states), 'map index', 'map indexes')}"
             for work in view.sums:
                 yield Text(f"{at}  {together}  {_work_text(work)}")
             if not view.sums:
                 yield Text(f"{at}  {together}  no work set")
+
+
+def _facts(state: WatchedState) -> object:
+    """What makes a new line worth printing: no pace, which changes by itself."""
+    now = state.now
+    works = [(work.name, work.done, work.failed, work.total) for work in now.works]
+    return now.attempt, now.epoch, works, None if works else now.keys
 
 
 def _state_lines(view: WatchedMany, state: WatchedState) -> Iterator[str]:
@@ -124,7 +131,7 @@ def _one(state: WatchedState) -> Iterator[RenderableType]:
             yield Text(f"failed: {item}: {plain(failure.error)}", "red", overflow="ellipsis", no_wrap=True)
     if values:
         yield Text()
-        yield from values_view(values, WATCHED_KEYS, max_string=60)
+        yield from values_view(values, WATCHED_KEYS, max_chars=60)
 
 
 def _indexes(view: WatchedMany, rows: int) -> Iterator[RenderableType]:
@@ -141,8 +148,9 @@ def _indexes(view: WatchedMany, rows: int) -> Iterator[RenderableType]:
         column.no_wrap, column.overflow = bool(column.header), "ellipsis"
     for state, work in shown:
         cells = ("", "", Text(counted(state.now.keys, "key")), "", "") if work is None else _cells(work)
-        airflows = view.airflow_state(state.scope) or ""
-        made.add_row(_index(state.scope), airflows, f"{state.now.attempt}", *cells)
+        airflows, attempt = view.airflow_state(state.scope) or "", state.now.attempt
+        airflows = NO_STATE if airflows == "none" else airflows
+        made.add_row(_index(state.scope), airflows, "" if attempt is None else f"{attempt}", *cells)
     for work in view.sums:
         made.add_row("all", "", "", *_cells(work), style="bold")
     yield made

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from async_task_state.scopes import TaskScope
 
-__all__ = ["asset_name", "asset_name_query", "loop_goes_on", "run_in", "run_in_awaited", "task_states"]
+__all__ = [
+    "asset_name",
+    "asset_name_query",
+    "loop_goes_on",
+    "run_in",
+    "run_in_awaited",
+    "task_states",
+    "what_is_missing",
+]
 
 
 def asset_name(asset_id: int) -> str | None:
@@ -67,6 +75,28 @@ def task_states(scope: TaskScope, *, all_indexes: bool) -> list[tuple[int, str |
     with create_session() as session:
         rows = session.execute(query).all()
     return [(index, None if state is None else str(state)) for index, state in rows]
+
+
+def what_is_missing(scope: TaskScope) -> str:
+    """What Airflow does not know of a task instance that it does not have, asked with a session of its own."""
+    from airflow.models.dag import DagModel  # noqa: PLC0415 - a worker has no database
+    from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415 - a worker has no database
+    from airflow.utils.session import create_session  # noqa: PLC0415 - a worker has no database
+    from sqlalchemy import select  # noqa: PLC0415 - a worker has no database
+
+    of_run = TaskInstance.dag_id == scope.dag_id, TaskInstance.run_id == scope.run_id
+    with create_session() as session:
+
+        def has(query: Any) -> bool:
+            return session.execute(query.limit(1)).first() is not None
+
+        if has(select(TaskInstance.id).where(*of_run, TaskInstance.task_id == scope.task_id)):
+            return f"no such task instance: task {scope.task_id!r} has others in that run"
+        if has(_run_query(scope)):
+            return f"no task {scope.task_id!r} in run {scope.run_id!r} of DAG {scope.dag_id!r}"
+        if has(select(DagModel.dag_id).where(DagModel.dag_id == scope.dag_id)):
+            return f"no run {scope.run_id!r} of DAG {scope.dag_id!r}"
+    return f"no DAG {scope.dag_id!r}"
 
 
 def loop_goes_on(scope: TaskScope, ended: Collection[str]) -> bool:

@@ -62,7 +62,7 @@ def test_list_as_table(run, fill):
     code, out, err = run("list")
     header, second, first = out.splitlines()
     assert (code, err) == (0, "")
-    columns = ["dag", "run", "task", "map", "attempt", "keys", "changed", "host", "process", "since"]
+    columns = ["dag", "run", "task", "map", "attempt", "keys", "changed", "host", "process", "last", "opened"]
     assert header.split() == columns
     assert second.split()[:6] == ["second", "run", "task", "0", "3", "2"]
     assert second.split()[9:11] == [socket.gethostname(), str(os.getpid())]
@@ -113,7 +113,7 @@ def test_list_fits_a_terminal(run, fill, monkeypatch, width):
     _, out, _ = run("list")
     text = re.sub("\x1b.*?m", "", out)
     assert max(map(len, text.splitlines())) <= width
-    where = f"process {os.getpid()} on {socket.gethostname()}, opened "
+    where = f"last opened by process {os.getpid()} on {socket.gethostname()}, "
     if width in {60, 200}:
         assert (where in text) == (width == 60)
     assert RUN_ID in text
@@ -203,6 +203,38 @@ def test_show_is_bounded(run, fill):
     assert ["files", "1,500", "12"] in [line.split() for line in lines]
     assert sum(line.startswith("failed-") for line in lines) == 10
     assert lines[-1] == "and 2 more: --json has all of them"
+
+
+def test_show_prints_values_as_json(run, fill):
+    fill(marks={"0": 0.25}, on=True, nothing=[None], name="Zoë", path="a\x9b\n'b", many=list(range(500)))
+    rows = dict(line.split(maxsplit=1) for line in run("show", *IDS)[1].splitlines()[4:])
+    assert rows["marks"] == '{"0": 0.25}'
+    assert (rows["on"], rows["nothing"], rows["name"]) == ("true", "[null]", '"Zoë"')
+    assert rows["path"] == json.dumps("a\x9b\n'b")
+    assert rows["many"].startswith("[0, 1, 2, ")
+    assert rows["many"].endswith("… and 2,190 more characters")
+
+
+def test_show_says_who_opened_a_state_last_and_not_that_it_is_open(run, fill):
+    fill(rows=1)
+    line = run("show", *IDS)[1].splitlines()[2]
+    assert line.startswith(f"last opened by process {os.getpid()} on host {socket.gethostname()}, ")
+    assert "since" not in line
+
+
+def test_what_was_cleared_is_of_no_attempt_and_changed_then(run, fill):
+    fill(attempt=2, rows=1)
+    fill(attempt=2, rows=2)
+    before = json.loads(run("show", *IDS, "--json")[1])
+    run("clear", *IDS, "--yes")
+    after = json.loads(run("show", *IDS, "--json")[1])
+    assert after["updated_at"] >= before["updated_at"]
+    assert (before["attempt"], after["attempt"], after["epoch"], after["holder"]) == (2, None, 3, None)
+    _, line, *rest = run("show", *IDS)[1].splitlines()
+    assert line.startswith("opened or cleared 3 times, changed ")
+    assert rest == ["", "no keys"]
+    assert json.loads(run("list", "--json")[1])[0]["attempt"] is None
+    assert run("list")[1].splitlines()[1].split()[3:5] == ["0", after["updated_at"][:10]]
 
 
 def test_show_says_that_tries_are_those_of_all_attempts(run, fill):

@@ -157,7 +157,7 @@ def test_a_run_is_cleared(run, states, left, epoch_of, write):
     code, out, err = run("clear", "dag", "run", "--yes")
     assert (code, err) == (0, "")
     assert out == (
-        "cleared dag/run: removed 6 keys and all work sets in 5 states of 2 tasks; whoever was writing it is fenced\n"
+        "cleared dag/run: removed 6 keys and 1 work set in 5 states of 2 tasks; whoever was writing it is fenced\n"
     )
     assert left() == OTHER
     assert epoch_of(TaskScope("dag", "run", "many", 2)) == 2
@@ -177,7 +177,7 @@ def test_many_as_json(run, states):
 
 def test_all_indexes_of_a_mapped_task_are_cleared(run, states, left):
     code, out, _ = run("clear", "dag", "run", "many", "--all-map-indexes", "--yes")
-    assert (code, "removed 4 keys and all work sets in 4 states;" in out) == (0, True)
+    assert (code, "removed 4 keys in 4 states;" in out) == (0, True)
     assert left() == OTHER + ONE
 
 
@@ -248,7 +248,7 @@ def test_a_run_is_cleared_after_saying_how_much_it_holds(run, states, left, answ
     code, out, err = run("clear", "dag", "run")
     assert code == (0 if cleared else 1)
     assert err.startswith(
-        "dag/run holds 6 keys and all work sets in 5 states of 2 tasks.\nWhoever is still at work"
+        "dag/run holds 6 keys and 1 work set in 5 states of 2 tasks.\nWhoever is still at work"
     )
     assert bool(out) is cleared
     assert left() == (OTHER if cleared else sorted(OTHER + ONE + MANY))

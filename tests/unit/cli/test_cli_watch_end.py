@@ -17,6 +17,7 @@ from rich.console import Console
 from async_task_state import TaskScope, asset_state
 from async_task_state.cli_instances import Instances
 from async_task_state.cli_progress import WatchedMany
+from async_task_state.cli_watch import follow
 from async_task_state.cli_watch_views import watch_view
 from async_task_state.stores import Wanted, open_store
 from async_task_state.stores.sqlite import SQLiteStore
@@ -53,6 +54,7 @@ def airflow_says(monkeypatch):
         monkeypatch.setattr(
             "async_task_state.cli_instances.loop_goes_on", lambda *_: goes_on and goes_on.pop(0)
         )
+        monkeypatch.setattr("async_task_state.cli_instances.what_is_missing", lambda _: "no such run")
 
     return says
 
@@ -283,8 +285,101 @@ def test_watch_ends_with_a_task_that_has_stored_nothing(run, fill, airflow_says)
     fill(TaskScope("another", "run", "task"))
     airflow_says([], [(-1, None)], [(-1, "skipped")])
     code, out, err = run("watch", *IDS, "--interval", "0.01")
-    assert (code, err) == (0, "waiting: nothing is stored yet for dag/run/task\n")
+    waiting = "waiting: nothing is stored yet for dag/run/task"
+    assert code == 0
+    assert set(err.splitlines()) <= {waiting, f"{waiting}; Airflow knows no such run"}
+    assert err.splitlines()[0] == waiting
     assert out == "dag/run/task has ended: skipped\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "missing"),
+    [
+        (("nope", "run", "task"), (), "no DAG 'nope'"),
+        (("dag", "nope", "task"), ("--json",), "no run 'nope' of DAG 'dag'"),
+        (("dag", "run", "nope"), (), "no task 'nope' in run 'run' of DAG 'dag'"),
+        (
+            ("dag", "run", "task"),
+            ("--map-index", "7"),
+            "no such task instance: task 'task' has others in that run",
+        ),
+    ],
+)
+def test_watch_says_what_airflow_does_not_know_and_waits_on(
+    start, fill, airflow_has, tmp_path, ids, options, missing
+):
+    airflow_has("task", "running")
+    with closing(sqlite3.connect(tmp_path / "airflow.db")) as db, db:
+        db.execute("CREATE TABLE dag (dag_id)")
+        db.execute("CREATE TABLE dag_run (dag_id, run_id, start_date, clear_number, logical_date, run_after)")
+        db.execute("INSERT INTO dag VALUES ('dag')")
+        db.execute("INSERT INTO dag_run VALUES ('dag', 'run', NULL, 0, NULL, NULL)")
+    fill(TaskScope("another", "run", "task"))
+    watch = start("watch", *ids, *options, "--interval", "0.05", "--until", "1")
+    index = 7 if "--map-index" in options else -1
+    waiting = f"waiting: nothing is stored yet for {TaskScope(*ids, index)}"
+    assert watch.stderr.readline() == f"{waiting}\n"
+    assert watch.stderr.readline() == f"{waiting}; Airflow knows {missing}\n"
+    fill(TaskScope(*ids, index), done=1)
+    assert "1" in rest_of(watch)[0]
+    assert watch.returncode == 0
+
+
+def test_a_terminal_is_told_what_airflow_does_not_know(airflow_says, dsn, fill):
+    class ToldError(Exception):
+        """What is waited for was seen."""
+
+    def write(_view, note, _fresh):
+        if "Airflow" in note:
+            raise ToldError(note)
+
+    async def watch():
+        store = open_store(dsn)
+        try:
+            await follow(dsn, store, view, write, interval=0.01, until=None)
+        finally:
+            await store.close()
+
+    fill(TaskScope("another", "run", "task"))
+    airflow_says([])
+    view, console = WatchedMany(TaskScope(*IDS)), Console(width=80)
+    with pytest.raises(ToldError) as told:
+        asyncio.run(watch())
+    with console.capture() as captured:
+        console.print(watch_view(view, str(told.value), 24))
+    assert "Airflow knows no such run" in " ".join(captured.get().split())
+
+
+def test_what_airflow_has_not_scheduled_has_no_state_yet(fill, dsn):
+    view, console = WatchedMany(TaskScope(*IDS)), Console(width=80)
+    view.instances = [(-1, None)]
+    with console.capture() as captured:
+        console.print(watch_view(view, None, 24))
+    assert "in Airflow: no state yet" in captured.get()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_has_ended_has_no_time_left(run, states, airflow_says, monkeypatch, as_json):
+    monkeypatch.setattr("async_task_state.cli_progress.Rates.rate", lambda *_: 1.0)
+    airflow_says([(0, "running"), (1, "running")], [(0, "success"), (1, "success")])
+    options = ["--interval", "0.01", "--total", "100", *(["--json"] if as_json else [])]
+    code, out, _ = run("watch", *MANY, *options)
+    assert code == 0
+    if as_json:
+        *_, first, second, _ = map(json.loads, out.splitlines())
+        assert (first["state"], second["state"]) == ("success", "success")
+        assert (first["work"][0]["seconds_left"], second["work"][0]["seconds_left"]) == (None, None)
+    else:
+        assert "0:01:30 left" in out
+        *_, last, end = out.splitlines()
+        assert last.endswith("all 3 map indexes  files: 14 of 200 (7%) done, 0 failed")
+        assert end == "dag/run/many has ended: 2 success"
+
+
+def test_a_map_index_that_stands_still_has_one_line(start, states):
+    watch = start("watch", *MANY, "--interval", "0.02", "--total", "10")
+    lines = [watch.stdout.readline().split("  ")[1] for _ in range(8)]
+    assert lines == ["0", "1", "2", *5 * ["all 3 map indexes"]]
 
 
 def test_watch_shows_at_last_what_there_was_before_the_task_deleted_it(run, fill, clear, airflow_says):
