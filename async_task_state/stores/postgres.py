@@ -274,6 +274,9 @@ class PostgresStore:
             await db.execute(self._sql.upsert, array_of(rows.ids[some]), *rows.arguments(some))
         if rows.gone_ids:
             await db.execute(self._sql.delete, array_of(rows.gone_ids), *joined(rows.gone_keys))
+        if smaller := {*rows.cleared, *rows.gone_ids}.difference(rows.ids):
+            # No row is left that says when this was.
+            await db.execute(self._sql.touch, array_of(sorted(smaller)))
 
     async def _fence_the_lost(self, db: Any) -> None:
         """Keep what a lost connection may still do from being done: its statements say an older `retry`."""

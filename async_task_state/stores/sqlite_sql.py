@@ -316,7 +316,7 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     if noted:
         _check_version(db, noted[0][5])
     fenced = {row[:4] for row in noted if row[4]}
-    cleared, gone, held = [], [], []
+    cleared, gone, held, smaller = [], [], [], []
     for batch in batches:
         scope_id = batch.lease.scope_id
         if fenced and _numbers(batch.lease) in fenced:
@@ -324,11 +324,15 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
         if batch.cleared:
             cleared.append((scope_id,))
         held.append(batch)
-        gone += [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
+        removed = [(scope_id, key) for key, (value, _) in batch.changes.items() if value is None]
+        gone += removed
+        if (removed or batch.cleared) and len(removed) == len(batch.changes):
+            # No row is left that says when this was.
+            smaller.append((scope_id,))
     _in_bulk(db, _CLEAR, cleared, len(KILL_PREFIX), KILL_PREFIX)
     _in_bulk(db, _UPSERT, _upserts(held, now))
     _in_bulk(db, _DELETE, gone, joint=_OR)
-    _in_bulk(db, _TOUCH, [row[:1] for row in noted if not row[4]], now)
+    _in_bulk(db, _TOUCH, [*(row[:1] for row in noted if not row[4]), *smaller], now)
     return [leases[ids] for ids in fenced]
 
 

@@ -336,6 +336,17 @@ class StoreConformance(HolderTests, RetentionTests, RunTests, ScopeTests, WriteT
         assert after.updated_at >= before.updated_at
 
     @on_its_own
+    async def test_what_only_removes_keys_is_a_change(self, store: Store) -> None:
+        """A scope whose holder deletes the newest key, or all of them, has changed then, and not when it was opened."""
+        lease = await hold(store, {"a": "1"})
+        for batch in (Batch(lease, {"a": (None, None)}), Batch(lease, cleared=True)):
+            await put(store, lease, {"a": "2"})
+            [before] = await store.scopes()
+            assert await store.commit([batch]) in ([], set())
+            [after] = await store.scopes()
+            assert after.updated_at >= before.updated_at
+
+    @on_its_own
     async def test_a_closed_store_opens_again(self, store: Store) -> None:
         """Closing lets go of connections, not of data, and is no error twice or before the first use."""
         await store.close()
