@@ -42,6 +42,8 @@ OPTIONS = [
     "no:cacheprovider",
     "--deaths",
     "1",
+    "--durations",
+    "10",
     # The event loops of callers are the same with every Airflow.
     "-k",
     "not trio and not debug",
@@ -90,6 +92,8 @@ def run(command, seconds):
         except BaseException:
             # The tests end their Airflow on SIGTERM; SIGKILL would leave it behind.
             process.terminate()
+            # Else nobody would know which test took so long.
+            sys.stdout.write(process.communicate()[0])
             raise
     if process.returncode:
         sys.stdout.write(said)
