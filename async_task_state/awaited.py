@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.lowlevel
 
+from async_task_state.alarms import alarm_held
 from async_task_state.errors import AlreadyOpenError, StaleWriterError, StoreUnavailableError
 from async_task_state.leaving import to_its_end
 from async_task_state.logs import Log
@@ -24,7 +25,6 @@ from async_task_state.stores import Lease, Snapshot
 from async_task_state.stores.airflow import (
     BUSY_SECONDS,
     AirflowStore,
-    alarm_held,
     channel_for,
     when_timed_out,
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from async_task_state.configuration import plain_config
+from async_task_state.instances import OVER
 from async_task_state.metadata import loop_goes_on, task_states, what_is_missing
 from async_task_state.text import plain
 
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
     from async_task_state.scopes import TaskScope
 
-__all__ = ["ENDED", "Instances"]
-
-ENDED: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-"""Airflow's states of a task instance that none follows but after a clear."""
+__all__ = ["Instances"]
 
 LEAST_SECONDS: Final = 1.0
 """Between two questions."""
@@ -93,9 +91,9 @@ class Instances:
         self._found = task_states(self._scope, all_indexes=self._all_indexes)
         self._was_there = self._was_there or bool(self._found)
         self.missing = None if self._was_there else what_is_missing(self._scope)
-        ended = self._was_there and all(state in ENDED for _, state in self._found)
+        ended = self._was_there and all(state in OVER for _, state in self._found)
         # Of one iteration none follows.
-        self._has_ended = ended and not (self._all_indexes and loop_goes_on(self._scope, ENDED))
+        self._has_ended = ended and not (self._all_indexes and loop_goes_on(self._scope, OVER))
 
 
 def _import_airflow() -> str | None:

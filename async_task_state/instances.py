@@ -10,7 +10,7 @@ from async_task_state.logs import Log
 if TYPE_CHECKING:
     from async_task_state.scopes import TaskScope
 
-__all__ = ["TRIGGERER_SECONDS", "WORKER_SECONDS", "is_users_kill", "state_in_airflow"]
+__all__ = ["OVER", "TRIGGERER_SECONDS", "WORKER_SECONDS", "is_users_kill", "state_in_airflow"]
 
 log = Log(__name__)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from async_task_state.environment import environment_of
+from async_task_state.instances import OVER
 from async_task_state.processes import Component, SandboxError, tail_of, uninterrupted, unwinding
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ START_SECONDS: Final = 180.0
 LOG_IN_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 5.0
 PORT_TRIES: Final = 5
-ENDED: Final = ("success", "failed", "skipped", "upstream_failed", "removed")
 JOBS: Final = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
@@ -351,7 +351,7 @@ class Sandbox:
         def reached() -> bool:
             with suppress(NotFoundError):
                 seen.update(self.rest("GET", path))
-            if seen["state"] in ENDED and seen["state"] != state:
+            if seen["state"] in OVER and seen["state"] != state:
                 raise self._failure(f"{path} is {seen['state']}, not {state}")
             return bool(seen["state"] == state)
 

@@ -7,16 +7,15 @@ own: the names of all keys, and the text of the small ones that are nobody's bus
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import anyio
 
+from async_task_state.alarms import alarm_held
 from async_task_state.codec import RESERVED_PREFIX, decode, encode_json
 from async_task_state.compat import has_task_store, reaches_task_store, task_store_of
 from async_task_state.errors import (
@@ -31,7 +30,7 @@ from async_task_state.scopes import AssetScope, running_task
 from async_task_state.settings import NEVER_EXPIRE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from async_task_state.scopes import RunningTask, Scope
     from async_task_state.stores import Batch
@@ -40,7 +39,6 @@ __all__ = [
     "DSN",
     "AirflowStore",
     "Channel",
-    "alarm_held",
     "channel_for",
     "no_state_across_iterations",
     "trigger_channel",
@@ -151,22 +149,6 @@ def _queue() -> Any:
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - loaded by now
 
     return getattr(task_runner.SUPERVISOR_COMMS, "_async_lock", nullcontext())
-
-
-@contextmanager
-def alarm_held() -> Iterator[None]:
-    """Hold an `execution_timeout` back from what it must not cut short: an answer would be the next request's."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    handler = signal.signal(signal.SIGALRM, lambda number, _frame: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGALRM, handler)
-        if held:
-            signal.raise_signal(signal.SIGALRM)
 
 
 def when_timed_out(save: Callable[[], None]) -> None:

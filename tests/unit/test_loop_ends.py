@@ -11,7 +11,7 @@ from sqlalchemy import Column, MetaData, Table, create_engine
 from sqlalchemy.orm import Session
 
 from async_task_state import TaskScope
-from async_task_state.cli_instances import ENDED
+from async_task_state.instances import OVER
 from async_task_state.metadata import loop_goes_on
 
 if not hasattr(TaskInstance, "region_id"):
@@ -47,7 +47,7 @@ def airflow_has(monkeypatch):
 
 
 def goes_on(task_id):
-    return loop_goes_on(TaskScope("dag", "run", task_id), ENDED)
+    return loop_goes_on(TaskScope("dag", "run", task_id), OVER)
 
 
 @pytest.mark.parametrize("state", [None, "running", "up_for_retry"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio.base_events
 import asyncio.events
+import contextlib
+import enum
 import gc
 import itertools
 import logging
+import selectors
 import signal
 import sys
 import time
@@ -16,7 +19,10 @@ import pytest
 from async_task_state import Settings, TaskScope, TaskState, alarms, sync
 from async_task_state.sync import SyncTaskState
 
-CODE = {module.__file__ for module in (sync, alarms, asyncio.base_events, asyncio.events)}
+CODE = {
+    module.__file__
+    for module in (sync, alarms, asyncio.base_events, asyncio.events, contextlib, enum, selectors, signal)
+}
 SOON_SECONDS = 0.2
 SETTINGS = Settings(dsn="memory:alarms", exit_timeout=0.1)
 
@@ -82,6 +88,7 @@ def test_g6_a_blocking_call_ends_and_the_alarm_arrives_whenever_it_comes(call):
             except AlarmError:
                 arrived = True
             assert arrived == (countdown.left < 0), points
+            assert signal.getsignal(signal.SIGALRM) is raise_alarm, points
         if countdown.left >= 0:
             break
     assert points > 30
