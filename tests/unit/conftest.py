@@ -7,7 +7,7 @@ import pytest
 from faulty import FaultyStore
 from remembers import Remembers
 
-from async_task_state.settings import allowed_protocols
+from async_task_state.settings import allowed_protocols, load_settings
 
 
 @pytest.fixture
@@ -36,3 +36,14 @@ def remembers(allow):
     fsspec.register_implementation("remembers", Remembers, clobber=True)
     Remembers.sizes, Remembers.modified = {"/x": 1}, None
     return Remembers
+
+
+@pytest.fixture
+def at_most(monkeypatch):
+    """Sets `max_state_bytes` for what reads settings."""
+
+    def at_most(limit):
+        monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__MAX_STATE_BYTES", str(limit))
+        load_settings.cache_clear()
+
+    return at_most

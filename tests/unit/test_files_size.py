@@ -42,17 +42,6 @@ def _fresh(_settings_read_anew):
 
 
 @pytest.fixture
-def at_most(monkeypatch):
-    """Sets the limit for what reads settings."""
-
-    def at_most(limit):
-        monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__MAX_STATE_BYTES", str(limit))
-        load_settings.cache_clear()
-
-    return at_most
-
-
-@pytest.fixture
 def make_operator(make_state, monkeypatch):
     def state_of(**options):
         return make_state(settings=load_settings(), attempt=1, **options)

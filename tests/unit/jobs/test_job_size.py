@@ -10,7 +10,6 @@ from service import service
 from async_task_state import InvalidValueError, Settings, StateTooLargeError, TaskState, ValueTooLargeError
 from async_task_state.jobs import after_clear
 from async_task_state.operators import RemoteJobOperator
-from async_task_state.settings import load_settings
 from async_task_state.testing import run_trigger
 
 LONG = {"name": "x" * 400}
@@ -29,17 +28,6 @@ def limited(dsn, scope):
         )
 
     return limited
-
-
-@pytest.fixture
-def at_most(monkeypatch):
-    """Sets the limit for what reads settings."""
-
-    def at_most(limit):
-        monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__MAX_STATE_BYTES", str(limit))
-        load_settings.cache_clear()
-
-    return at_most
 
 
 @pytest.mark.anyio

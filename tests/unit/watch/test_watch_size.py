@@ -6,21 +6,9 @@ import pytest
 from watchkit import put
 
 from async_task_state import StateTooLargeError
-from async_task_state.settings import load_settings
 from async_task_state.triggers import NewFilesTrigger
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("_settings_read_anew")]
-
-
-@pytest.fixture
-def at_most(monkeypatch):
-    """Sets the limit for what reads settings."""
-
-    def at_most(limit):
-        monkeypatch.setenv("AIRFLOW__ASYNC_TASK_STATE__MAX_STATE_BYTES", str(limit))
-        load_settings.cache_clear()
-
-    return at_most
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "with confirmations"])
