@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from async_task_state.backend_refs import ref_in, ref_to, target_of
 from async_task_state.clear_choice import CHOICE
-from async_task_state.clear_notes import noted_choice
+from async_task_state.clear_notes import noted_choice, noted_choice_awaited
 from async_task_state.codec import RESERVED_PREFIX, check_key, check_text, encode, kept_by_clear
 from async_task_state.connections import resolved_here, writer_of
 from async_task_state.errors import (
@@ -101,6 +101,8 @@ class StateStoreBackend(ServerBackend, WorkerBackend):
 
     async def aget(self, scope: TheirScope, key: str, *, session: AsyncSession | None = None) -> str | None:
         """As `get`."""
+        if key == CHOICE:
+            return await noted_choice_awaited(scope, session)
         text: str | None = await _await(session, _get, *await self._ours_awaited(scope, session), key)
         return text
 

@@ -20,6 +20,7 @@ from async_task_state.scopes import TaskScope
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     Message = MutableMapping[str, Any]
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-__all__ = ["NotesOfClears", "choices_in", "noted_choice", "write_choices"]
+__all__ = ["NotesOfClears", "choices_in", "noted_choice", "noted_choice_awaited", "write_choices"]
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,15 @@ def noted_choice(scope: Any, session: Session | None) -> str | None:
     from airflow.state.metastore import MetastoreBackend  # noqa: PLC0415 - of the API server
 
     return MetastoreBackend().get(scope, CHOICE, session=session)
+
+
+async def noted_choice_awaited(scope: Any, session: AsyncSession | None) -> str | None:
+    """As `noted_choice`."""
+    if session is None:
+        return None
+    from airflow.state.metastore import MetastoreBackend  # noqa: PLC0415 - of the API server
+
+    return await MetastoreBackend().aget(scope, CHOICE, session=session)
 
 
 def _is_kept_by_airflow() -> bool:
