@@ -17,7 +17,14 @@ import aiosqlite
 
 from async_task_state.errors import StoreError, StoreUnavailableError
 from async_task_state.logs import Log
-from async_task_state.stores import EVERYTHING, sqlite_listing, sqlite_purge, sqlite_sql, sqlite_wal
+from async_task_state.stores import (
+    EVERYTHING,
+    sqlite_listing,
+    sqlite_purge,
+    sqlite_schema,
+    sqlite_sql,
+    sqlite_wal,
+)
 from async_task_state.stores.gathering import Gathering
 from async_task_state.stores.sqlite_file import (
     Identity,
@@ -142,7 +149,7 @@ class SQLiteStore:
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         """Do all of `work` in one transaction."""
         begin = "BEGIN" if work in LOOKS else "BEGIN IMMEDIATE"
-        return await self._call(sqlite_sql.transact_if_known, begin, work, *args)
+        return await self._call(sqlite_schema.transact_if_known, begin, work, *args)
 
     async def _call(self, call: Callable[..., T], *args: object) -> T:
         """Call a function of the connection, in one hop to its thread."""
@@ -187,7 +194,7 @@ class SQLiteStore:
             )
             await connect(db)
             try:
-                await hop(db, sqlite_sql.prepare, self.path)
+                await hop(db, sqlite_schema.prepare, self.path)
             except BaseException:
                 await close(db)
                 raise

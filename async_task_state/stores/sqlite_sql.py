@@ -1,24 +1,23 @@
-"""The tables of the SQLite store, and what each of its calls does in one transaction."""
+"""What each call of the SQLite store does in one transaction."""
 
 from __future__ import annotations
 
 import math
-import secrets
 import sqlite3
 import time
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from async_task_state.codec import KILL_PREFIX
-from async_task_state.errors import AsyncTaskStateError, StoreError
+from async_task_state.errors import AsyncTaskStateError
 from async_task_state.room import check_write
 from async_task_state.stores import Batch, Lease, Snapshot, new_token
 from async_task_state.stores.admission import Held, admit, admit_write
 from async_task_state.stores.holders import Holder
+from async_task_state.stores.sqlite_schema import SCHEMA_VERSION, check_version, transact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
     from async_task_state.runs import Run
     from async_task_state.scopes import Scope
@@ -26,60 +25,14 @@ if TYPE_CHECKING:
     from async_task_state.stores.admission import Admission
 
 __all__ = [
-    "APPLICATION_ID",
-    "MIGRATIONS",
-    "SCHEMA_VERSION",
     "TOUCH_SECONDS",
     "acquire_each",
-    "check_owner",
     "clear",
     "commit",
-    "migrate",
-    "prepare",
     "read",
     "save",
-    "transact_if_known",
     "write",
 ]
-
-T = TypeVar("T")
-
-APPLICATION_ID: Final = 0x41545301
-MIGRATIONS: Final = (
-    """
-CREATE TABLE scope (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    dag_id TEXT NOT NULL, run_id TEXT NOT NULL, task_id TEXT NOT NULL,
-    map_index INTEGER NOT NULL, region_id TEXT NOT NULL,
-    attempt INTEGER NOT NULL, epoch INTEGER NOT NULL, touched_at REAL NOT NULL,
-    UNIQUE (dag_id, run_id, task_id, map_index, region_id)
-);
-CREATE TABLE entry (
-    scope_id INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
-    updated_at REAL NOT NULL, expires_at REAL,
-    PRIMARY KEY (scope_id, key)
-) WITHOUT ROWID;
-""",
-    # A process that knows version 1 only goes on without these: what it opens keeps its token, and has another epoch. An
-    # expiry of NULL meant for ever, except for our own keys; now it means as long as the state.
-    """
-ALTER TABLE scope ADD COLUMN token INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE scope ADD COLUMN run TEXT NOT NULL DEFAULT '';
-UPDATE entry SET expires_at = 9e999 WHERE expires_at IS NULL AND substr(key, 1, 6) <> '__ats:'
-    AND scope_id IN (SELECT id FROM scope WHERE dag_id <> '');
-CREATE INDEX entry_expires_at ON entry (expires_at) WHERE expires_at IS NOT NULL;
-""",
-    # Which process has taken the lease of `held_epoch`: whatever else raises the epoch need not know these.
-    """
-ALTER TABLE scope ADD COLUMN held_epoch INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE scope ADD COLUMN host TEXT NOT NULL DEFAULT '';
-ALTER TABLE scope ADD COLUMN pid INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE scope ADD COLUMN since REAL NOT NULL DEFAULT 0;
-""",
-)
-"""What leads from each version to the next. One that was released is never changed."""
-
-SCHEMA_VERSION: Final = len(MIGRATIONS)
 
 TOUCH_SECONDS: Final = 1800.0
 """How stale a scope's `touched_at` may get: a write of it with every commit would double the work of a small one."""
@@ -121,92 +74,6 @@ _BYTES = "octet_length({0})" if sqlite3.sqlite_version_info >= (3, 43) else "len
 _SIZE = f"{_BYTES.format('key')} + {_BYTES.format('value')}"
 _HELD = f"SELECT coalesce(sum({_SIZE}), 0) FROM entry WHERE scope_id = ? AND {_LIVE}"  # noqa: S608 - constants
 _REPLACED = f"SELECT {_SIZE} FROM entry WHERE ((scope_id, key) = {{rows}}) AND {_LIVE}"  # noqa: S608 - constants
-
-
-def transact(db: sqlite3.Connection, begin: str, work: Callable[..., T], *args: object) -> T:
-    """Call `work` in one transaction, which is rolled back when it raises."""
-    db.execute(begin)
-    try:
-        result = work(db, *args)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    return result
-
-
-def transact_if_known(db: sqlite3.Connection, begin: str, work: Callable[..., T], *args: object) -> T:
-    """The same, unless a newer version of this code has changed the tables since they were opened.
-
-    Raises:
-        StoreError: It has.
-    """
-
-    def checked(db: sqlite3.Connection) -> T:
-        _check_version(db, db.execute("PRAGMA user_version").fetchone()[0])
-        return work(db, *args)
-
-    return transact(db, begin, checked)
-
-
-def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Set a new connection up, and make the tables where there are none.
-
-    Raises:
-        StoreError: See `check_owner`; or the file system cannot keep a write-ahead log.
-    """
-    check_owner(db, path)
-    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise StoreError(
-            f"the database {path} cannot use a write-ahead log (a network disk?); put it on a local disk"
-        )
-    db.execute("PRAGMA synchronous = FULL")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version < SCHEMA_VERSION:
-        if version:
-            # What is scanned under the lock is read from disk before it is taken.
-            db.execute("SELECT count(*) FROM entry WHERE expires_at IS NULL").fetchone()
-        transact(db, "BEGIN IMMEDIATE", migrate)
-
-
-def check_owner(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is not ours, or newer than this code.
-
-    Raises:
-        StoreError: It belongs to another application, or has a newer schema.
-    """
-    # The owner last: another process may be making all of it, in one transaction, between any two of these.
-    tables = db.execute("SELECT 1 FROM sqlite_master").fetchone()
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    owner = db.execute("PRAGMA application_id").fetchone()[0]
-    if owner != APPLICATION_ID and (tables or version or owner):
-        raise StoreError(f"the database {path} belongs to another application; change [async_task_state] dsn")
-    _check_version(db, version)
-
-
-def _check_version(db: sqlite3.Connection, version: int) -> None:
-    if version > SCHEMA_VERSION:
-        path = db.execute("PRAGMA database_list").fetchone()[2]
-        raise StoreError(
-            f"the database {path} has schema {version}, this version of async-task-state knows up to"
-            f" {SCHEMA_VERSION}: upgrade async-task-state"
-        )
-
-
-def migrate(db: sqlite3.Connection) -> None:
-    """Make the tables, or bring them up to date; the transaction is the caller's."""
-    # Asked here, because another process may have been first.
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-        for statement in migration.split(";"):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {number}")
-    if version == 0:
-        # Ids begin anywhere: a lease of a file that was deleted must not match one of the file made in its place.
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('scope', ?)", (secrets.randbits(40),))
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def _entries(db: sqlite3.Connection, scope_id: int) -> tuple[dict[str, str], dict[str, float], float | None]:
@@ -314,7 +181,7 @@ def commit(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[Lease]:
     leases = {_numbers(batch.lease): batch.lease for batch in batches}
     noted = _in_bulk(db, _LOOK, list(leases), now - TOUCH_SECONDS)
     if noted:
-        _check_version(db, noted[0][5])
+        check_version(db, noted[0][5])
     fenced = {row[:4] for row in noted if row[4]}
     cleared, gone, held, smaller = [], [], [], []
     for batch in batches:

@@ -15,7 +15,7 @@ from async_task_state import Settings, StoreError, StoreUnavailableError, TaskSc
 from async_task_state.stores import Batch
 from async_task_state.stores.postgres_dsn import PostgresDsn
 from async_task_state.stores.postgres_schema import MIGRATIONS
-from async_task_state.stores.sqlite_sql import SCHEMA_VERSION
+from async_task_state.stores.sqlite_schema import SCHEMA_VERSION
 
 
 class SQLite:

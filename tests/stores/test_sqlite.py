@@ -20,7 +20,7 @@ from async_task_state.codec import RESERVED_PREFIX
 from async_task_state.stores import Batch
 from async_task_state.stores.sqlite import SQLiteStore
 from async_task_state.stores.sqlite_hop import hop
-from async_task_state.stores.sqlite_sql import APPLICATION_ID, SCHEMA_VERSION, check_owner, migrate
+from async_task_state.stores.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION, check_owner, migrate
 
 NOBODY = 65534
 

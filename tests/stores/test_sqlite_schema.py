@@ -22,7 +22,7 @@ from async_task_state.codec import MAX_TRIES, RESERVED_PREFIX
 from async_task_state.scopes import AssetScope
 from async_task_state.stores import Batch
 from async_task_state.stores.sqlite import SQLiteStore
-from async_task_state.stores.sqlite_sql import SCHEMA_VERSION
+from async_task_state.stores.sqlite_schema import SCHEMA_VERSION
 
 HERE = Path(firstversion.__file__)
 HOLDERS = 3
