@@ -23,6 +23,9 @@ __all__ = ["NO_STATE", "Progress", "Watched", "WatchedMany", "WatchedState", "st
 RATE_SECONDS: Final = 30
 """Over how long a rate is taken: long enough to smooth commits, short enough to follow a change."""
 
+NO_STATE: Final = "no state yet"
+"""Of a task instance that Airflow has not scheduled yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -288,10 +291,6 @@ class WatchedMany:
     def bring_back(self) -> bool:
         """Go back to what there was before it was deleted; whether it was."""
         return sum(state.bring_back() for state in self.states.values()) > 0
-
-
-NO_STATE: Final = "no state yet"
-"""Of a task instance that Airflow has not scheduled yet."""
 
 
 def states_text(instances: Iterable[tuple[int, str | None]]) -> str:

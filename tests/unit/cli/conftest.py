@@ -14,6 +14,7 @@ from async_task_state import TaskScope, cli
 from async_task_state.stores import open_store
 
 IDS = ("dag", "run", "task")
+MANY = ("dag", "run", "many")
 SCRIPT = Path(sys.executable).with_name("async-task-state")
 
 
@@ -109,3 +110,34 @@ def start(dsn):
     for process in started:
         with process:
             process.kill()
+
+
+@pytest.fixture
+def states(fill):
+    for index, done in ((0, 10), (1, 4), (2, 0)):
+        fill(TaskScope(*MANY, index), done=done, expected=10)
+
+
+@pytest.fixture
+def airflow_says(monkeypatch):
+    """Says in which states task instances are, at each question what comes next."""
+    monkeypatch.setattr("async_task_state.cli_instances._why_not_here", lambda: None)
+    monkeypatch.setattr("async_task_state.cli_instances._import_airflow", lambda: None)
+    monkeypatch.setattr("async_task_state.cli_instances.LEAST_SECONDS", 0.001)
+
+    def says(*answers, goes_on=()):
+        goes_on = list(goes_on)
+        left = list(answers)
+
+        def task_states(scope, *, all_indexes):
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            found = answer() if callable(answer) else answer
+            return [each for each in found if all_indexes or each[0] == scope.map_index]
+
+        monkeypatch.setattr("async_task_state.cli_instances.task_states", task_states)
+        monkeypatch.setattr(
+            "async_task_state.cli_instances.loop_goes_on", lambda *_: goes_on and goes_on.pop(0)
+        )
+        monkeypatch.setattr("async_task_state.cli_instances.what_is_missing", lambda _: "no such run")
+
+    return says
